@@ -1,0 +1,112 @@
+#include "CLinux.h"
+
+#ifndef _GNU_SOURCE
+#error "Package.swift must define _GNU_SOURCE for this target"
+#endif
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/openat2.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+static int64_t nanoseconds(struct statx_timestamp stamp) {
+    return (int64_t)((uint64_t)stamp.tv_sec * 1000000000u + stamp.tv_nsec);
+}
+
+static int facts_of(int directory, const char *path, int flags, struct clinux_file_facts *facts) {
+    struct statx buffer;
+    if (statx(directory, path, flags, STATX_BASIC_STATS | STATX_BTIME, &buffer) != 0) return -1;
+    int64_t changed = nanoseconds(buffer.stx_ctime);
+    facts->device = makedev(buffer.stx_dev_major, buffer.stx_dev_minor);
+    facts->inode = buffer.stx_ino;
+    facts->birth_ns = (buffer.stx_mask & STATX_BTIME) ? nanoseconds(buffer.stx_btime) : changed;
+    facts->change_ns = changed;
+    facts->modify_ns = nanoseconds(buffer.stx_mtime);
+    facts->size = buffer.stx_size;
+    facts->blocks = buffer.stx_blocks;
+    facts->mode = buffer.stx_mode;
+    facts->uid = buffer.stx_uid;
+    facts->gid = buffer.stx_gid;
+    return 0;
+}
+
+int clinux_facts(int descriptor, struct clinux_file_facts *facts) {
+    return facts_of(descriptor, "", AT_EMPTY_PATH, facts);
+}
+
+int clinux_facts_at(int directory, const char *path, int nofollow, struct clinux_file_facts *facts) {
+    return facts_of(directory, path, nofollow ? AT_SYMLINK_NOFOLLOW : 0, facts);
+}
+
+int clinux_open_beneath(int directory, const char *path, int flags) {
+    struct open_how how = {
+        .flags = (uint64_t)(flags | O_CLOEXEC),
+        .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
+    };
+    return (int)syscall(SYS_openat2, directory, path, &how, sizeof how);
+}
+
+int clinux_open_at(int directory, const char *path, int flags) {
+    return openat(directory, path, flags | O_CLOEXEC);
+}
+
+int64_t clinux_seek_data(int descriptor, int64_t offset) { return lseek(descriptor, offset, SEEK_DATA); }
+
+int64_t clinux_seek_hole(int descriptor, int64_t offset) { return lseek(descriptor, offset, SEEK_HOLE); }
+
+int clinux_block_device_size(int descriptor, uint64_t *size) { return ioctl(descriptor, BLKGETSIZE64, size); }
+
+static struct flock one_byte(short type, int64_t byte) {
+    struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+    return lock;
+}
+
+int clinux_lock_byte(int descriptor, int64_t byte) {
+    struct flock lock = one_byte(F_RDLCK, byte);
+    return fcntl(descriptor, F_OFD_SETLK, &lock);
+}
+
+int clinux_unlock_byte(int descriptor, int64_t byte) {
+    struct flock lock = one_byte(F_UNLCK, byte);
+    return fcntl(descriptor, F_OFD_SETLK, &lock);
+}
+
+int clinux_test_byte(int descriptor, int64_t byte) {
+    struct flock lock = one_byte(F_WRLCK, byte);
+    if (fcntl(descriptor, F_OFD_GETLK, &lock) != 0) return -1;
+    return lock.l_type != F_UNLCK;
+}
+
+ssize_t clinux_splice_to_pipe(int file, int64_t offset, int pipe, size_t count) {
+    off64_t position = offset;
+    return splice(file, &position, pipe, NULL, count, 0);
+}
+
+ssize_t clinux_splice_from_pipe(int pipe, int target, size_t count) {
+    return splice(pipe, NULL, target, NULL, count, 0);
+}
+
+int clinux_zero_file(size_t size) {
+    int descriptor = memfd_create("platter-zeros", MFD_CLOEXEC);
+    if (descriptor < 0) return -1;
+    if (ftruncate(descriptor, (off_t)size) != 0) {
+        int saved = errno;
+        close(descriptor);
+        errno = saved;
+        return -1;
+    }
+    return descriptor;
+}
+
+int clinux_make_pipe(int ends[2], int bytes) {
+    if (pipe2(ends, O_CLOEXEC) != 0) return -1;
+    fcntl(ends[1], F_SETPIPE_SZ, bytes);
+    return fcntl(ends[1], F_GETPIPE_SZ);
+}

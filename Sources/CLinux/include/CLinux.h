@@ -1,0 +1,61 @@
+// What Swift's Glibc module does not show: calls and constants behind _GNU_SOURCE, variadic functions, and the C
+// side of the FUSE session (CLinuxFuse.h). One-line wrappers; policy lives in Swift.
+#ifndef PLATTER_CLINUX_H
+#define PLATTER_CLINUX_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+// The facts of a file that identify and size it, from statx(2).
+struct clinux_file_facts {
+    uint64_t device;
+    uint64_t inode;
+    int64_t birth_ns;    // birth time, or change time where the filesystem keeps none
+    int64_t change_ns;
+    int64_t modify_ns;
+    uint64_t size;
+    uint64_t blocks;     // of 512 bytes
+    uint32_t mode;
+    uint32_t uid;
+    uint32_t gid;
+};
+
+// statx(2) of an open descriptor. 0, or -1 with errno.
+int clinux_facts(int descriptor, struct clinux_file_facts *facts);
+// statx(2) of a name below a directory (AT_FDCWD allowed), without following a final symbolic link if `nofollow`.
+int clinux_facts_at(int directory, const char *path, int nofollow, struct clinux_file_facts *facts);
+
+// openat2(2) with RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS, O_CLOEXEC added. A descriptor, or -1 with errno.
+int clinux_open_beneath(int directory, const char *path, int flags);
+// openat(2) with O_CLOEXEC added; for Swift, which cannot call variadic functions.
+int clinux_open_at(int directory, const char *path, int flags);
+
+// lseek(2) with SEEK_DATA and SEEK_HOLE. The offset, or -1 with errno.
+int64_t clinux_seek_data(int descriptor, int64_t offset);
+int64_t clinux_seek_hole(int descriptor, int64_t offset);
+
+// The size in bytes of a block device (BLKGETSIZE64). 0, or -1 with errno.
+int clinux_block_device_size(int descriptor, uint64_t *size);
+
+// Takes a shared open-file-description lock on one byte (F_OFD_SETLK, F_RDLCK). 0, or -1 with errno.
+int clinux_lock_byte(int descriptor, int64_t byte);
+// Releases the lock on one byte.
+int clinux_unlock_byte(int descriptor, int64_t byte);
+// Asks whether another description holds a lock on one byte that an exclusive one would meet (F_OFD_GETLK).
+// 1 yes, 0 no, -1 with errno.
+int clinux_test_byte(int descriptor, int64_t byte);
+
+// splice(2) from a file at an offset into a pipe, never with SPLICE_F_MOVE. Bytes moved, or -1 with errno.
+ssize_t clinux_splice_to_pipe(int file, int64_t offset, int pipe, size_t count);
+// splice(2) from a pipe to a descriptor without offset. Bytes moved, or -1 with errno.
+ssize_t clinux_splice_from_pipe(int pipe, int target, size_t count);
+// A sparse anonymous file of `size` bytes (memfd_create). A descriptor, or -1 with errno.
+int clinux_zero_file(size_t size);
+// A close-on-exec pipe of at least `bytes` bytes if the system lets it grow. Its real capacity, or -1 with errno.
+int clinux_make_pipe(int ends[2], int bytes);
+
+
+#include "CLinuxFuse.h"
+
+#endif

@@ -1,0 +1,188 @@
+package import Bytes
+package import Storage
+
+/// A format: how an image is recognised and opened. One folder under `Formats` has one of these, and `Registry`
+/// one line for it.
+///
+/// To add a format, write a folder with the same file names as its neighbours (`Header` for what is fixed at open,
+/// `Table` for the lookup structures, `Map` for the driver and `map`, further files for what only this format has), add
+/// the line, and run `checkFormatDriver` on it in the tests. Nothing outside the folder needs to change.
+package protocol ImageFormat: Sendable {
+    /// The name used by `-o format=`, in `info` and by images that record their parent's format; lower case.
+    static var name: String { get }
+
+    /// Further names under which images and users know the format ("vpc" for VHD).
+    static var aliases: [String] { get }
+
+    /// Whether the file is of this format, judged only by bytes that a guest cannot write (DESIGN.md, "Trust").
+    /// Damage that `open` would explain is not this function's concern. Throws `.io`.
+    static func recognises(_ storage: any Storage) throws(ImageError) -> Bool
+
+    /// The size of the virtual disk in bytes, from the headers alone: no table is read, nothing is kept. For listings.
+    /// Throws what `open` would throw for a damaged header.
+    static func virtualSize(of storage: any Storage, options: FormatOptions) throws(ImageError) -> UInt64
+
+    /// Opens an image for reading. Every field of the headers is checked here; tables are read later, as they are
+    /// needed. Throws `.malformed`, `.unsupported`, `.corrupt`, `.denied` or `.io`.
+    static func open(_ request: OpenRequest) throws(ImageError) -> any FormatDriver
+}
+
+extension ImageFormat {
+    package static var aliases: [String] { [] }
+}
+
+/// What `ImageFormat.open` needs.
+package struct OpenRequest: Sendable {
+    /// The image file. Its owner closes it.
+    package var storage: any Storage
+    /// Opens further files that the image names, if the rules of trust allow it.
+    package var companions: any CompanionOpener
+    /// What the user chose.
+    package var options: FormatOptions
+
+    /// Makes a request of its parts.
+    package init(storage: any Storage, companions: any CompanionOpener, options: FormatOptions = FormatOptions()) {
+        self.storage = storage
+        self.companions = companions
+        self.options = options
+    }
+}
+
+/// Opens what an image names besides its parent: an external data file. `Disk` implements it with its rules of trust.
+package protocol CompanionOpener: Sendable {
+    /// Opens the data file `name` as recorded in the image. Throws `.denied`, `.missing` or `.io`.
+    func openDataFile(_ name: String) throws(ImageError) -> any Storage
+}
+
+/// Choices of the user that a format understands.
+package struct FormatOptions: Sendable {
+    /// Which of a VHD's two sizes counts (VHD specification, "Disk Geometry" against "Current Size").
+    package enum VHDSize: String, Sendable {
+        /// The footer's current size.
+        case current
+        /// Cylinders × heads × sectors, as Virtual PC did.
+        case chs
+    }
+
+    /// Which size of a VHD counts.
+    package var vhdSize: VHDSize
+    /// The limit on cached metadata of one image, in bytes; at least 256 KiB is used.
+    package var cacheBytes: Int
+
+    /// Makes options; the defaults are those of the command line.
+    package init(vhdSize: VHDSize = .current, cacheBytes: Int = 32 << 20) {
+        self.vhdSize = vhdSize
+        self.cacheBytes = cacheBytes
+    }
+}
+
+/// One open image of any format: a metadata engine that answers *where* and never carries the bytes.
+///
+/// `Disk` reads, writes, orders and waits; a driver does no I/O of its own in a commit. Every method may be called
+/// from many threads at once unless it says otherwise.
+package protocol FormatDriver: AnyObject, Sendable {
+    /// Sizes and identity; constant.
+    var shape: DiskShape { get }
+
+    /// The files that extents lie in, indexed by `FileSlot`; constant. Slot 0 is the image itself.
+    var files: [any Storage] { get }
+
+    /// The image that answers for holes, or nil; constant. `Disk` opens and verifies it.
+    var parent: ParentReference? { get }
+
+    /// What decodes `.encoded` runs; nil where the image has none. Constant.
+    var decoder: (any BlockDecoder)? { get }
+
+    /// The disks inside the image besides the active one, in the order of the image's own list.
+    var snapshots: [SnapshotInfo] { get }
+
+    /// Opens the snapshot at `index` of `snapshots` as a disk of its own, for reading, on the same files, parent and
+    /// decoder. Throws like `ImageFormat.open`.
+    func openSnapshot(_ index: Int) throws(ImageError) -> any FormatDriver
+
+    /// Says where `runs.range` is, in this layer alone.
+    ///
+    /// The range lies within the disk. The runs ascend without a gap from its start; at least one is added; the answer
+    /// may stop early, when the list is full or the walk has become long, and is then asked for again. Never reads guest
+    /// data, never holds a lock when it returns, and gives no `.data` outside its file. The answer for one allocation
+    /// unit is one consistent snapshot.
+    ///
+    /// `.placement` is for moving bytes: what is simply not known to be a hole may be given as `.data`. `.allocation` is
+    /// for SEEK_HOLE and `platter map`: where only the host file knows (raw and fixed images) it is asked.
+    ///
+    /// Throws `.corrupt` when the first unit of the range has impossible metadata, with the offset of the entry; damage
+    /// further on only ends the answer early. Throws `.io`.
+    func map(_ detail: MapDetail, into runs: inout ExtentList) throws(ImageError)
+
+    /// Finds host space for a write and says what must be filled around it.
+    ///
+    /// Nothing that a reader can see changes. The plan may cover a prefix of the range; units are taken in ascending
+    /// order; plans that fill or publish anything are serialised per allocation unit, and one that writes in place waits
+    /// for nobody. Every write takes a plan. Throws `.readOnly`, `.noSpace`, `.corrupt` or `.io`.
+    func reserve(_ range: ByteRange) throws(ImageError) -> WritePlan
+
+    /// Makes a plan's bytes visible in one step, after `Disk` has written them and filled what the plan said. What the
+    /// metadata no longer points to is added to `freed`. Throws `.corrupt`.
+    func publish(_ plan: consuming WritePlan, freed: inout [HostRun]) throws(ImageError)
+
+    /// Gives a plan back unused; at worst its space is lost until a check. Never fails.
+    func cancel(_ plan: consuming WritePlan, freed: inout [HostRun])
+
+    /// Does by metadata alone what it can of making `range` read as `release` says, and returns the part it handled (a
+    /// prefix or an inner part; maybe empty). `Disk` writes zeros for the rest. Throws `.readOnly`, `.noSpace`, `.corrupt`.
+    func release(_ range: ByteRange, as release: Release, freed: inout [HostRun]) throws(ImageError) -> ByteRange
+
+    /// Takes immutable images of all metadata changed since the last batch, in phases, or nil when nothing changed.
+    /// What is published or released later belongs to the next batch. Called by one thread at a time.
+    func freeze() throws(ImageError) -> Batch?
+
+    /// Takes back space that was freed: the batch that dropped it is durable, every lease from before has ended, and
+    /// `zeroed` says whether the host range has been punched. Only now may `reserve` give it out again.
+    func reclaim(_ runs: [HostRun], zeroed: Bool)
+
+    /// Ends a writable session after its last batch: clean marks, and unused space at the end of the file. Nothing is
+    /// called afterwards.
+    func close() throws(ImageError)
+}
+
+/// How exact the answer of `map` has to be.
+package enum MapDetail: Sendable {
+    /// For moving bytes: `.data` where that is quicker than asking the host for holes.
+    case placement
+    /// For SEEK_HOLE, `platter map` and copies of sparse disks.
+    case allocation
+}
+
+/// What an image that is open for reading answers. A driver that writes replaces all of these.
+extension FormatDriver {
+    package var snapshots: [SnapshotInfo] { [] }
+
+    package var decoder: (any BlockDecoder)? { nil }
+
+    package func openSnapshot(_ index: Int) throws(ImageError) -> any FormatDriver {
+        throw ImageError(.outOfRange, "the image has no such snapshot")
+    }
+
+    package func reserve(_ range: ByteRange) throws(ImageError) -> WritePlan { throw .openForReading }
+
+    package func publish(_ plan: consuming WritePlan, freed: inout [HostRun]) throws(ImageError) {
+        throw .openForReading
+    }
+
+    package func cancel(_ plan: consuming WritePlan, freed: inout [HostRun]) {}
+
+    package func release(
+        _ range: ByteRange, as release: Release, freed: inout [HostRun]
+    ) throws(ImageError) -> ByteRange { throw .openForReading }
+
+    package func freeze() throws(ImageError) -> Batch? { nil }
+
+    package func reclaim(_ runs: [HostRun], zeroed: Bool) {}
+
+    package func close() throws(ImageError) {}
+}
+
+extension ImageError {
+    /// What every writing call of a driver answers while its image is open for reading.
+    package static var openForReading: ImageError { ImageError(.readOnly, "the image is open for reading only") }
+}

@@ -1,0 +1,18 @@
+internal import Bytes
+internal import Storage
+
+/// The driver of a raw disk.
+final class RawDriver: FormatDriver {
+    let shape: DiskShape
+    let files: [any Storage]
+    let parent: ParentReference? = nil
+
+    init(_ storage: any Storage) {
+        files = [storage]
+        shape = DiskShape(virtualSize: storage.size, allocationUnit: 4096, formatName: Raw.name, subformat: "raw")
+    }
+
+    func map(_ detail: MapDetail, into runs: inout ExtentList) throws(ImageError) {
+        try HostHoles.map(files[0], at: HostOffset(runs.remaining.lower), detail, into: &runs)
+    }
+}

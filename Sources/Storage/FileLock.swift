@@ -1,0 +1,51 @@
+internal import CLinux
+internal import Glibc
+
+/// QEMU's byte-range locks (file-posix): how programs that know each other agree about an image, whatever its format.
+///
+/// Every lock is shared; a conflict is found by asking whether anybody holds the opposite byte. Byte 100 + i is "I use
+/// permission i", byte 200 + i is "I do not let others use it". The locks belong to the open file description and end
+/// with it.
+package enum FileLock {
+    /// A permission and its number in QEMU's scheme.
+    private enum Permission: Int64 {
+        case consistentRead = 0
+        case write = 1
+        case resize = 3
+    }
+
+    /// Takes a reader's locks: uses consistent reads, and lets nobody write or resize. Two readers coexist.
+    ///
+    /// Returns false where the filesystem has no such locks (the caller says so and goes on). Throws `.busy`, naming the
+    /// program that has the image, and `.io`.
+    package static func lockForReading(_ storage: FileStorage) throws(ImageError) -> Bool {
+        let used: [Permission] = [.consistentRead]
+        let unshared: [Permission] = [.write, .resize]
+        let bytes = used.map { 100 + $0.rawValue } + unshared.map { 200 + $0.rawValue }
+        for byte in bytes {
+            guard clinux_lock_byte(storage.descriptor, byte) != 0 else { continue }
+            let code = errno
+            release(bytes, of: storage)
+            if [EINVAL, ENOTSUP, ENOSYS, ENOLCK].contains(code) { return false }
+            if code == EAGAIN || code == EACCES { throw busy(storage) }
+            throw ImageError(.io, "cannot lock the file", errno: code, file: storage.name)
+        }
+        for byte in used.map({ 200 + $0.rawValue }) + unshared.map({ 100 + $0.rawValue })
+        where clinux_test_byte(storage.descriptor, byte) == 1 {
+            release(bytes, of: storage)
+            throw busy(storage)
+        }
+        return true
+    }
+
+    private static func release(_ bytes: [Int64], of storage: FileStorage) {
+        for byte in bytes { _ = clinux_unlock_byte(storage.descriptor, byte) }
+    }
+
+    private static func busy(_ storage: FileStorage) -> ImageError {
+        let holders = LockHolders.of(storage)
+        return ImageError(
+            .busy, "another program is writing to the image; stop it first, or work on a copy",
+            detail: holders.isEmpty ? nil : "held by " + holders.joined(separator: ", "), file: storage.name)
+    }
+}

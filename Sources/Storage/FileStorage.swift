@@ -1,0 +1,172 @@
+package import Bytes
+internal import CLinux
+internal import Glibc
+internal import Synchronization
+
+/// A regular file or a block device on the host, open for reading.
+///
+/// The descriptor stays open as long as the storage: QEMU's byte locks belong to it.
+package final class FileStorage: Storage {
+    package let name: String
+    package let identity: FileIdentity?
+
+    /// The descriptor; valid until `close()`.
+    package let descriptor: Int32
+
+    private let isDevice: Bool
+    private let currentSize: Atomic<UInt64>
+    private let isOpen = Atomic<Bool>(true)
+
+    /// Takes over `descriptor` (open for reading), which is closed also when this throws. Throws `.unsupported` for what
+    /// is neither a regular file nor a block device, and `.io`.
+    package init(owning descriptor: Int32, name: String) throws(ImageError) {
+        self.descriptor = descriptor
+        self.name = name
+        var facts = clinux_file_facts()
+        var isDevice = false
+        do throws(ImageError) {
+            _ = try syscall("cannot read the file's attributes") { clinux_facts(descriptor, &facts) }
+            switch facts.mode & UInt32(S_IFMT) {
+            case UInt32(S_IFREG): break
+            case UInt32(S_IFBLK): isDevice = true
+            case UInt32(S_IFDIR): throw ImageError(.unsupported, "is a directory, not an image", errno: EISDIR)
+            default: throw ImageError(.unsupported, "is neither a regular file nor a block device")
+            }
+            if isDevice {
+                _ = try syscall("cannot read the device's size") { clinux_block_device_size(descriptor, &facts.size) }
+            }
+        } catch {
+            Glibc.close(descriptor)
+            throw error.named(name)
+        }
+        self.isDevice = isDevice
+        identity = FileIdentity(device: facts.device, inode: facts.inode, birth: facts.birth_ns)
+        currentSize = Atomic(facts.size)
+    }
+
+    /// Opens the file at `path`, following symbolic links as the user who typed it expects. Throws `.missing`,
+    /// `.denied`, `.unsupported` or `.io`.
+    package convenience init(path: String) throws(ImageError) {
+        let descriptor: Int32
+        do throws(ImageError) {
+            descriptor = try syscall("cannot open the file") {
+                clinux_open_at(AT_FDCWD, path, O_RDONLY | O_NONBLOCK | O_NOCTTY)
+            }
+        } catch { throw error.named(path) }
+        try self.init(owning: descriptor, name: path)
+    }
+
+    deinit { close() }
+
+    package var size: UInt64 { currentSize.load(ordering: .relaxed) }
+
+    @discardableResult
+    package func refresh() throws(ImageError) -> UInt64 {
+        var size: UInt64 = 0
+        if isDevice {
+            _ = try syscall("cannot read the device's size") { clinux_block_device_size(descriptor, &size) }
+        } else {
+            size = try facts().size
+        }
+        currentSize.store(size, ordering: .relaxed)
+        return size
+    }
+
+    package func read(at offset: HostOffset, into buffer: UnsafeMutableRawBufferPointer) throws(ImageError) -> Int {
+        guard let base = buffer.baseAddress else { return 0 }
+        guard offset.rawValue <= UInt64(Int64.max) - UInt64(buffer.count) else { return 0 }
+        var done = 0
+        while done < buffer.count {
+            let position = off_t(offset.rawValue) + off_t(done)
+            let count = try syscall("cannot read the file", at: offset.rawValue) {
+                pread(descriptor, base + done, buffer.count - done, position)
+            }
+            if count == 0 { break }
+            done += count
+        }
+        return done
+    }
+
+    package func splice(
+        from offset: HostOffset, count: Int, into pipe: PipeWriter
+    ) throws(ImageError) -> Int? {
+        guard let position = Int64(exactly: offset.rawValue) else { return 0 }
+        while true {
+            let moved = clinux_splice_to_pipe(descriptor, position, pipe.descriptor, count)
+            if moved >= 0 { return moved }
+            switch errno {
+            case EINTR: continue
+            case EINVAL: return nil
+            case let code: throw ImageError(.io, "cannot read the file", at: offset.rawValue, errno: code)
+            }
+        }
+    }
+
+    package func nextData(from offset: HostOffset) throws(ImageError) -> HostOffset? {
+        try seek(from: offset, clinux_seek_data, orAtEnd: nil)
+    }
+
+    package func nextHole(from offset: HostOffset) throws(ImageError) -> HostOffset {
+        let hole = try seek(from: offset, clinux_seek_hole, orAtEnd: HostOffset(size)) ?? HostOffset(size)
+        return min(hole, HostOffset(size))
+    }
+
+    package func allocatedBytes() throws(ImageError) -> UInt64 {
+        isDevice ? size : try facts().blocks * 512
+    }
+
+    package func flush() throws(ImageError) {
+        _ = try syscall("cannot flush the file") { fdatasync(descriptor) }
+    }
+
+    package func close() {
+        guard isOpen.exchange(false, ordering: .relaxed) else { return }
+        Glibc.close(descriptor)
+    }
+
+    /// The file's attributes now. Throws `.io`.
+    package func stamp() throws(ImageError) -> FileStamp {
+        let facts = try facts()
+        return FileStamp(size: facts.size, modified: facts.modify_ns, changed: facts.change_ns)
+    }
+
+    private func facts() throws(ImageError) -> clinux_file_facts {
+        var facts = clinux_file_facts()
+        _ = try syscall("cannot read the file's attributes") { clinux_facts(descriptor, &facts) }
+        return facts
+    }
+
+    /// SEEK_DATA or SEEK_HOLE. ENXIO means past the last one; a host without either has no holes.
+    private func seek(
+        from offset: HostOffset, _ call: (Int32, Int64) -> Int64, orAtEnd end: HostOffset?
+    ) throws(ImageError) -> HostOffset? {
+        guard let position = Int64(exactly: offset.rawValue), offset.rawValue < size else { return end }
+        while true {
+            let found = call(descriptor, position)
+            if found >= 0 { return HostOffset(UInt64(found)) }
+            switch errno {
+            case EINTR: continue
+            case ENXIO: return end
+            case EINVAL, ENOTSUP: return end == nil ? offset : end
+            case let code: throw ImageError(.io, "cannot seek in the file", at: offset.rawValue, errno: code)
+            }
+        }
+    }
+}
+
+/// What changes on a host file when somebody changes its content.
+package struct FileStamp: Hashable, Sendable {
+    /// The size in bytes.
+    package var size: UInt64
+    /// The modification time in nanoseconds since 1970.
+    package var modified: Int64
+    /// The change time in nanoseconds since 1970.
+    package var changed: Int64
+
+    /// Makes a stamp of its parts.
+    package init(size: UInt64, modified: Int64, changed: Int64) {
+        self.size = size
+        self.modified = modified
+        self.changed = changed
+    }
+}

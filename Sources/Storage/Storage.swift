@@ -1,0 +1,100 @@
+package import Bytes
+
+/// Where a file's bytes live and how they are reached: the only thing below the formats.
+///
+/// The formats and the disk see nothing but this protocol, so that they run unchanged on a real file, on a
+/// simulated one that loses power, and on a dirty log replayed in memory. All calls may come from many threads
+/// at once.
+package protocol Storage: AnyObject, Sendable {
+    /// The name for messages and for finding neighbours: a path as the user or the image gave it.
+    var name: String { get }
+
+    /// What tells this file from every other one, also after a rename; nil for what is not a file.
+    var identity: FileIdentity? { get }
+
+    /// The size in bytes, as of the open or the last `refresh()`. Every host range is checked against it.
+    var size: UInt64 { get }
+
+    /// Asks the host for the size again and returns it. Throws `.io`.
+    @discardableResult
+    func refresh() throws(ImageError) -> UInt64
+
+    /// Fills `buffer` with the bytes from `offset` on and returns how many there were: fewer than asked only at the
+    /// end of the file. Throws `.io`.
+    func read(at offset: HostOffset, into buffer: UnsafeMutableRawBufferPointer) throws(ImageError) -> Int
+
+    /// Moves up to `count` bytes from `offset` on into the pipe without copying them, and returns how many went;
+    /// nil when these bytes can only be copied (no descriptor behind them, or a filesystem without splice).
+    /// Throws `.io`.
+    func splice(from offset: HostOffset, count: Int, into pipe: PipeWriter) throws(ImageError) -> Int?
+
+    /// The first byte at or after `offset` that the host holds data for, or nil when only a hole follows. A host that
+    /// cannot tell says `offset`. Throws `.io`.
+    func nextData(from offset: HostOffset) throws(ImageError) -> HostOffset?
+
+    /// The first byte at or after `offset` that lies in a hole, at most the size. Throws `.io`.
+    func nextHole(from offset: HostOffset) throws(ImageError) -> HostOffset
+
+    /// The bytes that the host has allocated for the file. Throws `.io`.
+    func allocatedBytes() throws(ImageError) -> UInt64
+
+    /// Makes everything written before survive a power loss: a barrier. Throws `.io`.
+    func flush() throws(ImageError)
+
+    /// Gives up the file and the locks on it. Nothing may be called afterwards; done once, by the owner.
+    func close()
+}
+
+/// What tells one host file from all others: a reused inode number has another birth time.
+package struct FileIdentity: Hashable, Sendable {
+    /// The device of the file's filesystem (st_dev).
+    package var device: UInt64
+    /// The inode number.
+    package var inode: UInt64
+    /// The birth time in nanoseconds since 1970, or the change time where the filesystem keeps none.
+    package var birth: Int64
+
+    /// Makes an identity of its three parts.
+    package init(device: UInt64, inode: UInt64, birth: Int64) {
+        self.device = device
+        self.inode = inode
+        self.birth = birth
+    }
+}
+
+/// The writing end of a pipe, as a sink for `Storage.splice`.
+package struct PipeWriter: Sendable {
+    /// The descriptor; owned by whoever made the pipe.
+    package let descriptor: Int32
+
+    /// Wraps a descriptor that stays the caller's.
+    package init(descriptor: Int32) { self.descriptor = descriptor }
+}
+
+extension Storage {
+    /// Fills all of `buffer` from `offset` on; throws `.corrupt` where the file ends before that.
+    package func readAll(at offset: HostOffset, into buffer: UnsafeMutableRawBufferPointer) throws(ImageError) {
+        let count = try read(at: offset, into: buffer)
+        guard count == buffer.count else {
+            throw ImageError(.corrupt, "the file ends before a range that it should hold", at: offset.rawValue)
+        }
+    }
+
+    /// A copy of exactly `count` bytes (0 or more) from `offset` on; throws `.corrupt` where the file ends before
+    /// that. For structures of known, bounded size: the caller has checked `count` against a limit.
+    package func bytes(at offset: HostOffset, count: Int) throws(ImageError) -> [UInt8] {
+        var result = [UInt8](repeating: 0, count: count)
+        var failure: ImageError?
+        result.withUnsafeMutableBytes { buffer in
+            do throws(ImageError) { try readAll(at: offset, into: buffer) } catch { failure = error }
+        }
+        if let failure { throw failure }
+        return result
+    }
+
+    /// Whether `count` bytes from `offset` on lie within the file.
+    package func holds(_ offset: HostOffset, count: UInt64) -> Bool {
+        guard let end = offset.advanced(by: count) else { return false }
+        return end.rawValue <= size
+    }
+}

@@ -1,0 +1,2 @@
+internal import Bytes
+@main struct Platter { static func main() {} }
