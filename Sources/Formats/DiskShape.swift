@@ -111,4 +111,3 @@ package protocol BlockDecoder: Sendable {
     /// ignored. Throws `.corrupt` when the input does not fill the output.
     func decode(_ input: UnsafeRawBufferPointer, into output: UnsafeMutableRawBufferPointer) throws(ImageError)
 }
-

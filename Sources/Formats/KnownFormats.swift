@@ -19,7 +19,9 @@ enum KnownFormats {
         var count = 0
         var failure: ImageError?
         head.withUnsafeMutableBytes { buffer in
-            do throws(ImageError) { count = try storage.read(at: HostOffset(0), into: buffer) } catch { failure = error }
+            do throws(ImageError) { count = try storage.read(at: HostOffset(0), into: buffer) } catch {
+                failure = error
+            }
         }
         if let failure { throw failure }
         let span = head.span.bytes.extracting(first: count)
