@@ -27,6 +27,8 @@ let package = Package(
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .systemLibrary(name: "CDeflate", pkgConfig: "libdeflate", providers: [.apt(["libdeflate-dev"])]),
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
+        // For the tests only: the hash of disks of gigabytes.
+        .systemLibrary(name: "CCrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
         // What Swift's Glibc module hides, and the C side of the FUSE session.
         .target(name: "CLinux", dependencies: ["CFuse3"], cSettings: [.define("_GNU_SOURCE")]),
 
@@ -48,7 +50,8 @@ let package = Package(
             swiftSettings: settings),
 
         .target(
-            name: "TestSupport", dependencies: ["Bytes", "Storage", "Formats", "Disk", "CLinux", systemPackage],
+            name: "TestSupport",
+            dependencies: ["Bytes", "Storage", "Formats", "Disk", "CLinux", "CCrypto", systemPackage],
             path: "Tests/TestSupport", swiftSettings: settings),
         .testTarget(name: "BytesTests", dependencies: ["Bytes", "TestSupport"], swiftSettings: settings),
         .testTarget(
