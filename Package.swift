@@ -61,7 +61,8 @@ let package = Package(
             name: "FormatsTests", dependencies: ["Bytes", "Storage", "Formats", "TestSupport", systemPackage],
             swiftSettings: settings),
         .testTarget(
-            name: "DiskTests", dependencies: ["Bytes", "Storage", "Formats", "Disk", "TestSupport", systemPackage],
+            name: "DiskTests",
+            dependencies: ["Bytes", "Storage", "Formats", "Disk", "TestSupport", "CLinux", systemPackage, logging],
             swiftSettings: settings),
         .testTarget(
             name: "MountTests",

@@ -86,7 +86,7 @@ int clinux_test_byte(int descriptor, int64_t byte) {
 
 ssize_t clinux_splice_to_pipe(int file, int64_t offset, int pipe, size_t count) {
     off64_t position = offset;
-    return splice(file, &position, pipe, NULL, count, 0);
+    return splice(file, &position, pipe, NULL, count, SPLICE_F_NONBLOCK);
 }
 
 ssize_t clinux_splice_from_pipe(int pipe, int target, size_t count) {

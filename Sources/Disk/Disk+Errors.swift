@@ -1,0 +1,49 @@
+internal import Logging
+internal import Storage
+internal import Synchronization
+
+/// Writes what readers will see as EIO to the log, without letting a bad disk fill it.
+///
+/// The first 20 failures of an image each get a line, then one line per 10 s with the number of those left out.
+final class FailureReporter: Sendable {
+    private struct State {
+        var reported = 0
+        var suppressed = 0
+        var last = ContinuousClock.now
+    }
+
+    private static let plenty = 20
+    private static let interval = Duration.seconds(10)
+
+    private let log: Logger
+    private let state = Mutex(State())
+
+    init(_ log: Logger) { self.log = log }
+
+    /// One line for `error` on the disk `name`, `position` bytes from its start, unless there were many.
+    func report(_ error: ImageError, on name: String, at position: UInt64) {
+        let left: Int? = state.withLock { state in
+            let now = ContinuousClock.now
+            guard state.reported < Self.plenty || now - state.last >= Self.interval else {
+                state.suppressed += 1
+                return nil
+            }
+            defer { state.suppressed = 0 }
+            state.reported += 1
+            state.last = now
+            return state.suppressed
+        }
+        guard let left else { return }
+        let more = left > 0 ? " (and \(left) failures before it that were not reported)" : ""
+        log.error("\(name): cannot read at byte \(position) of the disk: \(error)\(more)")
+    }
+}
+
+extension Disk {
+    /// Reports a failure of a read `position` bytes into this view, and gives it back to be thrown.
+    func report(_ error: ImageError, at position: UInt64) -> ImageError {
+        let named = error.named(layers.first?.path ?? name)
+        open.reporter.report(named, on: name, at: position)
+        return named
+    }
+}

@@ -1,0 +1,38 @@
+package import Formats
+package import Logging
+
+/// What the user chose about opening images.
+package struct DiskOptions: Sendable {
+    /// The format that the user named for the image (`-o format=`); nil to find it.
+    package var format: String?
+    /// The format that the user named for a parent whose child records none (`-o backing-format=`).
+    package var backingFormat: String?
+    /// Choices that formats understand.
+    package var formatOptions: FormatOptions
+    /// Directories besides the image's own in which files that an image names may lie (`--allow-parents`).
+    package var allowedParents: [String]
+    /// Takes the place of the parent that the image itself names: a path that the user typed, or nil.
+    package var parentOverride: String?
+    /// Whether QEMU's byte locks are taken on every file of the chain.
+    package var lock: Bool
+    /// Where failures of reads and remarks about locks go.
+    package var log: Logger
+    /// The limit on decoded (compressed) units that are kept, in bytes.
+    package var decodeCacheBytes: Int
+
+    /// Makes options; the defaults are those of the command line.
+    package init(
+        format: String? = nil, backingFormat: String? = nil, formatOptions: FormatOptions = FormatOptions(),
+        allowedParents: [String] = [], parentOverride: String? = nil, lock: Bool = true,
+        log: Logger = Logger(label: "platter"), decodeCacheBytes: Int = 16 << 20
+    ) {
+        self.format = format
+        self.backingFormat = backingFormat
+        self.formatOptions = formatOptions
+        self.allowedParents = allowedParents
+        self.parentOverride = parentOverride
+        self.lock = lock
+        self.log = log
+        self.decodeCacheBytes = decodeCacheBytes
+    }
+}

@@ -1,0 +1,98 @@
+package import Bytes
+internal import Formats
+package import Storage
+
+/// One run of the disk for `platter map`.
+package struct MappedRun: Sendable, Hashable {
+    /// Where the bytes of a run are.
+    package enum Place: Sendable, Hashable {
+        /// Verbatim in a host file from `offset` on.
+        case data(file: String, offset: UInt64)
+        /// In a stored (compressed) unit of `length` bytes at `offset`.
+        case encoded(file: String, offset: UInt64, length: UInt32)
+        /// A layer says zeros.
+        case zero
+        /// No layer has anything here.
+        case hole
+    }
+
+    /// The bytes of the disk.
+    package var range: ByteRange
+    /// Where they are.
+    package var place: Place
+    /// The index in `layers` of the image that answered; for `.hole` the lowest one that was asked.
+    package var layer: Int
+}
+
+extension Disk {
+    /// The first byte at or after `position` that may hold data (SEEK_DATA), or nil when only holes and zeros follow.
+    /// Throws `.io` and `.corrupt`, after a line in the log.
+    package func nextData(from position: UInt64) throws(ImageError) -> UInt64? {
+        try first(from: position) { $0.isData }
+    }
+
+    /// The first byte at or after `position` that lies in a hole or in zeros, or the size (SEEK_HOLE). Throws like
+    /// `nextData(from:)`.
+    package func nextHole(from position: UInt64) throws(ImageError) -> UInt64 {
+        try first(from: position) { !$0.isData } ?? size
+    }
+
+    /// The runs of the disk from `position` on, joined where they continue each other; at most 32 of them, and none at
+    /// the end of the disk. Ask again from the end of the last one. Throws `.io` and `.corrupt`.
+    package func map(from position: UInt64) throws(ImageError) -> [MappedRun] {
+        guard position < size else { return [] }
+        var runs = RunList(for: ByteRange(base + position, to: base + size))
+        try resolve(.allocation, into: &runs)
+        var start = position
+        return (0..<runs.count).map { index in
+            let run = runs[index]
+            defer { start += run.length }
+            let place: MappedRun.Place =
+                switch run.source {
+                case .host(let file, let offset): .data(file: open.table[Int(file)].name, offset: offset.rawValue)
+                case .encoded(let file, let offset, let length, _):
+                    .encoded(file: open.table[Int(file)].name, offset: offset.rawValue, length: length)
+                case .zero: .zero
+                case .hole: .hole
+                }
+            return MappedRun(range: ByteRange(start, to: start + run.length), place: place, layer: Int(run.layer))
+        }
+    }
+
+    /// The bytes that the host has allocated for the files of the layers, for st_blocks: at most the size rounded up to
+    /// 512, and never 0 for a disk that is not empty, which archivers would take for all zeros. Throws `.io`.
+    package func allocatedBytes() throws(ImageError) -> UInt64 {
+        guard size > 0 else { return 0 }
+        var sum: UInt64 = 0
+        for layer in layers {
+            for file in layer.driver.files { sum = sum.checkedAdding(try file.allocatedBytes()) ?? .max }
+        }
+        let limit = size.roundedUp(toPowerOfTwo: 512) ?? size
+        return max(512, min(sum.roundedUp(toPowerOfTwo: 512) ?? .max, limit))
+    }
+
+    private func first(from position: UInt64, where wanted: (DiskRun) -> Bool) throws(ImageError) -> UInt64? {
+        var start = position
+        while start < size {
+            var runs = RunList(for: ByteRange(base + start, to: base + size))
+            do throws(ImageError) {
+                try resolve(.allocation, into: &runs)
+            } catch { throw report(error, at: start) }
+            for index in 0..<runs.count {
+                if wanted(runs[index]) { return start }
+                start += runs[index].length
+            }
+        }
+        return nil
+    }
+}
+
+extension DiskRun {
+    /// Whether the run may hold other bytes than zeros.
+    var isData: Bool {
+        switch source {
+        case .host, .encoded: true
+        case .zero, .hole: false
+        }
+    }
+}
