@@ -57,6 +57,8 @@ int clinux_open_at(int directory, const char *path, int flags) {
     return openat(directory, path, flags | O_CLOEXEC);
 }
 
+int clinux_open_directory(const char *path) { return open(path, O_PATH | O_DIRECTORY | O_CLOEXEC); }
+
 int64_t clinux_seek_data(int descriptor, int64_t offset) { return lseek(descriptor, offset, SEEK_DATA); }
 
 int64_t clinux_seek_hole(int descriptor, int64_t offset) { return lseek(descriptor, offset, SEEK_HOLE); }

@@ -4,16 +4,25 @@ internal import Logging
 internal import Storage
 
 /// Opens an image and, link by link, what lies below it.
-final class ChainOpener {
-    private let options: DiskOptions
-    private let image: FileStorage
+struct ChainOpener {
+    /// More images than this in a chain are taken for an attack.
+    static let deepest = 64
 
-    init(path: String, options: DiskOptions) throws(ImageError) {
+    private let path: String
+    private let options: DiskOptions
+    private var gate: OpenGate
+    private var layers: [Layer] = []
+    private var table: [any Storage] = []
+    private var warned = false
+
+    init(path: String, options: DiskOptions) {
+        self.path = path
         self.options = options
-        image = try FileStorage(path: path)
+        gate = OpenGate(image: path, allowed: options.allowedParents)
     }
 
-    /// The format of a file: the one that the user named, or what its name or its content says.
+    /// The format of a file: the one that the user named, or what its name or its content says. Throws `.unsupported`
+    /// and `.malformed`, and `.io`.
     static func format(of storage: any Storage, named name: String?) throws(ImageError) -> any ImageFormat.Type {
         guard let name else { return try Registry.detect(storage) }
         guard let format = Registry.format(named: name) else {
@@ -22,34 +31,158 @@ final class ChainOpener {
         return format
     }
 
-    func open() throws(ImageError) -> Disk {
-        if options.lock { try lock(image) }
+    /// Opens everything. Throws what `Disk.open` throws.
+    mutating func open() throws(ImageError) -> Disk {
+        let image = try FileStorage(path: path)
+        try lock(image)
+        let opened: [FileStorage]
         let driver: any FormatDriver
         do throws(ImageError) {
             let format = try Self.format(of: image, named: options.format)
-            driver = try format.open(
-                OpenRequest(storage: image, companions: NoCompanions(), options: options.formatOptions))
-            guard driver.parent == nil else {
-                throw ImageError(.unsupported, "images with a parent are not opened yet")
+            (driver, opened) = try self.driver(of: image, format, trusted: true)
+        } catch { throw error.named(path) }
+        try add(driver, path: path, opened: opened)
+        while let last = layers.last, let parent = last.parent {
+            guard layers.count < Self.deepest else {
+                throw ImageError(.unsupported, "more than 64 images lie on top of each other", file: path)
             }
-        } catch { throw error.named(image.name) }
-        let open = OpenFiles(
-            driver.files, decoded: DecodeCache(limitBytes: options.decodeCacheBytes),
-            reporter: FailureReporter(options.log))
-        let layer = Layer(path: image.name, driver: driver, firstFile: 0)
-        return Disk(
-            name: image.name, layers: [layer], window: ByteRange(0, to: driver.shape.virtualSize), open: open)
+            try addParent(parent, of: last)
+        }
+        return disk()
     }
 
-    private func lock(_ file: FileStorage) throws(ImageError) {
-        if try !FileLock.lockForReading(file) {
-            options.log.warning("\(file.name): the filesystem has no locks; nothing keeps a running VM from writing")
+    private func disk() -> Disk {
+        let open = OpenFiles(
+            table, decoded: DecodeCache(limitBytes: options.decodeCacheBytes), reporter: FailureReporter(options.log))
+        return Disk(
+            name: path, layers: layers, window: ByteRange(0, to: layers[0].shape.virtualSize), open: open)
+    }
+
+    // MARK: - One image
+
+    /// Opens a file as an image of `format`. Companions of an image that is not `trusted` are refused: its format was
+    /// guessed, and a guess must not open further files.
+    private func driver(
+        of file: FileStorage, _ format: any ImageFormat.Type, trusted: Bool
+    ) throws(ImageError) -> (any FormatDriver, [FileStorage]) {
+        let companions = Companions(gate: gate, image: file, trusted: trusted)
+        let request = OpenRequest(storage: file, companions: companions, options: options.formatOptions)
+        let driver = try format.open(request)
+        return (driver, companions.opened)
+    }
+
+    /// Takes a driver and its files into the chain: no file may be there twice, and every one but the image itself is
+    /// locked here.
+    private mutating func add(_ driver: any FormatDriver, path: String, opened: [FileStorage]) throws(ImageError) {
+        for file in opened {
+            guard !isKnown(file) else {
+                throw ImageError(.corrupt, "the image names a file that its chain already holds", file: path)
+            }
+            try lock(file)
         }
+        let files = driver.files
+        guard let first = UInt16(exactly: table.count), table.count + files.count <= Int(UInt16.max) else {
+            throw ImageError(.unsupported, "the images lie in too many files", file: path)
+        }
+        layers.append(Layer(path: path, driver: driver, firstFile: first))
+        table += files
+    }
+
+    private func isKnown(_ file: any Storage) -> Bool {
+        guard let identity = file.identity else { return false }
+        return table.contains { $0.identity?.device == identity.device && $0.identity?.inode == identity.inode }
+    }
+
+    private mutating func lock(_ file: FileStorage) throws(ImageError) {
+        guard options.lock else { return }
+        do throws(ImageError) {
+            if try FileLock.lockForReading(file) || warned { return }
+        } catch { throw error.named(file.name) }
+        warned = true
+        options.log.warning("\(file.name): the filesystem has no locks; nothing keeps a running VM from writing")
+    }
+
+    // MARK: - Parents
+
+    /// Finds, opens and verifies the parent of `child`, and adds it. The first file that exists and is the one meant
+    /// wins; otherwise the worst failure is thrown.
+    private mutating func addParent(_ reference: ParentReference, of child: Layer) throws(ImageError) {
+        if layers.count == 1, let override = options.parentOverride {
+            return try addOverride(override, reference)
+        }
+        var tried: [String] = []
+        var worst: OpenGate.Refusal?
+        for name in reference.paths {
+            for candidate in try gate.candidates(name, namedBy: child.path) where !tried.contains(candidate) {
+                tried.append(candidate)
+                do throws(OpenGate.Refusal) {
+                    let file = try gate.open(candidate)
+                    return try add(file, as: reference)
+                } catch {
+                    if error.error.kind == .busy { throw error.error }
+                    if error.reason.rawValue > worst?.reason.rawValue ?? -1 { worst = error }
+                }
+            }
+        }
+        if let worst, worst.reason != .missing { throw worst.error }
+        throw ImageError(
+            .missing, "the parent of the image is missing", detail: "looked for \(tried.joined(separator: ", "))",
+            file: child.path)
+    }
+
+    /// The parent that the user named in place of the recorded one: it needs no permission, and its own directory is
+    /// trusted like the image's.
+    private mutating func addOverride(_ override: String, _ reference: ParentReference) throws(ImageError) {
+        let file = try FileStorage(path: override)
+        for directory in OpenGate.directories(of: override) { gate.admit(directory) }
+        do throws(OpenGate.Refusal) { try add(file, as: reference) } catch { throw error.error }
+    }
+
+    /// Adds `file` as the image that `reference` means, or says why it is not.
+    private mutating func add(_ file: FileStorage, as reference: ParentReference) throws(OpenGate.Refusal) {
+        do throws(ImageError) {
+            guard !isKnown(file) else {
+                throw ImageError(.corrupt, "the image is its own parent: its chain comes back to this file")
+            }
+            try lock(file)
+            let (driver, opened) = try parentDriver(of: file, recorded: reference.format)
+            if !reference.identities.isEmpty {
+                guard let identity = driver.shape.identity, reference.identities.contains(identity) else {
+                    throw ImageError(
+                        .corrupt, "not the parent of the image, or changed since the image was made from it")
+                }
+            }
+            try add(driver, path: file.name, opened: opened)
+        } catch { throw OpenGate.Refusal(reason: .unusable, error: error.named(file.name)) }
+    }
+
+    /// Opens a parent in the format that its child records. Where none is recorded, the user's word counts, or what the
+    /// file shows, as long as it names nothing further: its content may be a guest's.
+    private func parentDriver(
+        of file: FileStorage, recorded: String?
+    ) throws(ImageError) -> (any FormatDriver, [FileStorage]) {
+        if let name = recorded ?? options.backingFormat {
+            return try driver(of: file, Self.format(of: file, named: name), trusted: true)
+        }
+        let format: any ImageFormat.Type
+        do throws(ImageError) {
+            format = try Registry.detect(file)
+        } catch {
+            guard error.kind == .malformed else { throw error }
+            throw ImageError(
+                .malformed, "the parent's format is neither recorded nor recognised; name it with -o backing-format=")
+        }
+        let (driver, opened) = try driver(of: file, format, trusted: false)
+        guard driver.parent == nil else { throw .guessNamesFiles }
+        return (driver, opened)
     }
 }
 
-private struct NoCompanions: CompanionOpener {
-    func openDataFile(_ name: String) throws(ImageError) -> any Storage {
-        throw ImageError(.unsupported, "external data files are not opened yet", detail: name)
+extension ImageError {
+    /// A parent whose format was guessed, and which names further files.
+    static var guessNamesFiles: ImageError {
+        ImageError(
+            .denied,
+            "the parent's format is not recorded, and it names further files; name its format with -o backing-format=")
     }
 }

@@ -18,8 +18,8 @@ package final class FileStorage: Storage {
     private let isOpen = Atomic<Bool>(true)
 
     /// Takes over `descriptor` (open for reading), which is closed also when this throws. Throws `.unsupported` for what
-    /// is neither a regular file nor a block device, and `.io`.
-    package init(owning descriptor: Int32, name: String) throws(ImageError) {
+    /// is neither a regular file nor, unless `regularOnly`, a block device, and `.io`.
+    package init(owning descriptor: Int32, name: String, regularOnly: Bool = false) throws(ImageError) {
         self.descriptor = descriptor
         self.name = name
         var facts = clinux_file_facts()
@@ -28,9 +28,12 @@ package final class FileStorage: Storage {
             _ = try syscall("cannot read the file's attributes") { clinux_facts(descriptor, &facts) }
             switch facts.mode & UInt32(S_IFMT) {
             case UInt32(S_IFREG): break
-            case UInt32(S_IFBLK): isDevice = true
+            case UInt32(S_IFBLK) where !regularOnly: isDevice = true
             case UInt32(S_IFDIR): throw ImageError(.unsupported, "is a directory, not an image", errno: EISDIR)
-            default: throw ImageError(.unsupported, "is neither a regular file nor a block device")
+            default:
+                throw ImageError(
+                    .unsupported,
+                    regularOnly ? "is not a regular file" : "is neither a regular file nor a block device")
             }
             if isDevice {
                 _ = try syscall("cannot read the device's size") { clinux_block_device_size(descriptor, &facts.size) }

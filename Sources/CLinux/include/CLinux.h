@@ -31,6 +31,9 @@ int clinux_open_beneath(int directory, const char *path, int flags);
 // openat(2) with O_CLOEXEC added; for Swift, which cannot call variadic functions.
 int clinux_open_at(int directory, const char *path, int flags);
 
+// open(2) of a directory with O_PATH | O_DIRECTORY | O_CLOEXEC, as a place to open beneath. A descriptor, or -1.
+int clinux_open_directory(const char *path);
+
 // lseek(2) with SEEK_DATA and SEEK_HOLE. The offset, or -1 with errno.
 int64_t clinux_seek_data(int descriptor, int64_t offset);
 int64_t clinux_seek_hole(int descriptor, int64_t offset);

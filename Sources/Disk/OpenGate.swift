@@ -1,0 +1,108 @@
+internal import Formats
+internal import Storage
+
+/// The rules of trust (DESIGN.md, "Trust"): opens what an image names, if it may be opened.
+///
+/// A file may be opened when it lies in the directory of the image that the user named, or below one of the directories
+/// that the user allowed. The name is first made absolute as text; the open itself is confined by the kernel to the
+/// directory that contains it, so that no symbolic link leads out of it.
+struct OpenGate: Sendable {
+    /// A directory below which files may be opened, under each of the names that lead to it.
+    private struct Root: Sendable {
+        var directory: Directory
+        var spellings: [String]
+    }
+
+    /// Why a name was not opened.
+    struct Refusal: Error {
+        /// What it was, worst last: the report is about the worst one.
+        enum Reason: Int {
+            case missing, outside, unusable
+        }
+
+        var reason: Reason
+        var error: ImageError
+    }
+
+    private static let longestName = 4096
+
+    private var roots: [Root] = []
+
+    /// A gate for what the image at `path` names; `allowed` are further directories, and those that do not exist are
+    /// left out.
+    init(image path: String, allowed: [String]) {
+        for directory in Self.directories(of: path) + allowed { admit(directory) }
+    }
+
+    /// Admits files below `directory` too.
+    mutating func admit(_ directory: String) {
+        guard let opened = try? Directory(path: directory) else { return }
+        var spellings = [opened.path]
+        // Taking `..` out of a path as text is right only where no symbolic link stands before it.
+        let typed = PathText.join(HostPath.absolute(directory), "")
+        if typed != opened.path, HostPath.real(typed) == opened.path { spellings.append(typed) }
+        roots.append(Root(directory: opened, spellings: spellings))
+    }
+
+    /// The directories that a name in the image at `path` is relative to, without symbolic links: that of the file, and
+    /// that of the link by which it was reached.
+    static func directories(of path: String) -> [String] {
+        let typed = HostPath.absolute(path)
+        let link = HostPath.real(String(typed[...(typed.lastIndex(of: "/") ?? typed.startIndex)]))
+        let file = HostPath.real(path).map(PathText.directory)
+        return [file, link == file ? nil : link].compactMap { $0 }
+    }
+
+    /// Where the file that the image at `path` names could be, in the order to be tried. Throws `.denied` for what is
+    /// no file name at all.
+    func candidates(_ name: ParentReference.Path, namedBy path: String) throws(ImageError) -> [String] {
+        guard !name.text.isEmpty, name.text.utf8.count <= Self.longestName, !name.text.utf8.contains(0) else {
+            throw ImageError(.denied, "the image names a file by something that is no file name", file: path)
+        }
+        let directories = Self.directories(of: path)
+        if name.base == .windows {
+            guard let last = PathText.lastComponent(name.text) else { return [] }
+            let places = directories + roots.map(\.directory.path)
+            var seen: Set<String> = []
+            return places.map { PathText.join($0, last) }.filter { seen.insert($0).inserted }
+        }
+        guard !PathText.hasScheme(name.text) else {
+            throw ImageError(
+                .denied, "the image names something that is not a local file; that is never opened",
+                detail: name.text, file: path)
+        }
+        if name.base == .host { return [PathText.join("/", name.text)] }
+        return directories.map { PathText.join($0, name.text) }
+    }
+
+    /// Opens the file at `path`, absolute and normalised, below the first directory that allows it.
+    func open(_ path: String) throws(Refusal) -> FileStorage {
+        var refusal = Refusal(
+            reason: .outside,
+            error: ImageError(
+                .denied, "the image names a file outside its directory; --allow-parents DIR allows one",
+                detail: "needs DIR = \(PathText.directory(of: path))", file: path))
+        for root in roots {
+            for spelling in root.spellings {
+                guard let relative = PathText.relative(path, to: spelling) else { continue }
+                do throws(ImageError) {
+                    return try root.directory.openFile(beneath: relative)
+                } catch {
+                    refusal = Self.refusal(of: path, error)
+                }
+            }
+        }
+        throw refusal
+    }
+
+    private static func refusal(of path: String, _ error: ImageError) -> Refusal {
+        if error.kind == .missing { return Refusal(reason: .missing, error: error) }
+        guard error.leadsOutside else { return Refusal(reason: .unusable, error: error) }
+        let target = HostPath.real(path).map { "leads to \($0)" }
+        return Refusal(
+            reason: .outside,
+            error: ImageError(
+                .denied, "the image names a symbolic link that leads outside; --allow-parents DIR allows a directory",
+                detail: target, file: path))
+    }
+}
