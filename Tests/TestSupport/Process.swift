@@ -134,7 +134,7 @@ package final class ChildProcess: Sendable {
         var result = CommandResult(command: command, status: 0, output: [], errors: "", timedOut: false)
         var errors: [UInt8] = []
         var open = [true, true]
-        let deadline = Self.now() + timeout
+        let deadline = monotonicSeconds() + timeout
         while true {
             let status = poll()
             if open[0] { open[0] = drain(outputs[0], into: &result.output) }
@@ -143,7 +143,7 @@ package final class ChildProcess: Sendable {
                 result.status = status
                 break
             }
-            if Self.now() > deadline {
+            if monotonicSeconds() > deadline {
                 result.timedOut = true
                 stop(SIGKILL)
                 continue
@@ -184,12 +184,6 @@ package final class ChildProcess: Sendable {
                 return true
             }
         }
-    }
-
-    private static func now() -> Double {
-        var time = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &time)
-        return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
     }
 
     private static func environment(adding changes: [String: String]) -> [String] {

@@ -92,6 +92,13 @@ package enum HostFiles {
     /// Whether something is at `path`.
     package static func exists(_ path: String) -> Bool { access(path, F_OK) == 0 }
 
+    /// Whether `path` is a directory.
+    package static func isDirectory(_ path: String) -> Bool {
+        guard let directory = opendir(path) else { return false }
+        closedir(directory)
+        return true
+    }
+
     /// The names in a directory, sorted, without "." and "..".
     package static func list(_ path: String) throws -> [String] {
         guard let directory = opendir(path) else { throw HostFailure("cannot list \(path)") }
