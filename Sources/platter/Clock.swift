@@ -1,0 +1,11 @@
+internal import Glibc
+
+/// Time that nobody sets.
+enum Clock {
+    /// Seconds of the monotonic clock.
+    static func now() -> Double {
+        var time = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
+    }
+}

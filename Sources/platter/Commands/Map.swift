@@ -1,0 +1,119 @@
+internal import Bytes
+internal import Disk
+internal import Storage
+
+extension Command {
+    /// `platter map`.
+    static let map: Command = {
+        let synopsis = "map [--json] [-o OPTION[,OPTION...]] IMAGE"
+        let help = { @Sendable in
+            helpText(
+                synopsis,
+                "Lists where each range of the disk lies: data or encoded at an offset of a file, zero, or hole.",
+                options: OptionTable.map.helpText)
+        }
+        return Command(
+            name: "map", synopsis: synopsis, summary: "say where each range of an image's disk lies", help: help
+        ) { arguments throws(Failure) in
+            try parsing(.map, InspectSettings(), arguments, help: help) { settings, operands throws(Failure) in
+                let path = try InspectSettings.image(operands, command: "map")
+                try MapReport(disk: try settings.open(path), path: path, isJSON: settings.isJSON).write()
+                return .success
+            }
+        }
+    }()
+}
+
+/// Writes the map of a disk run by run: a fragmented disk of many TiB has more runs than fit in memory.
+struct MapReport {
+    let disk: Disk
+    let path: String
+    let isJSON: Bool
+
+    /// Writes all runs to standard output. Throws when the image is damaged or standard output cannot take it.
+    func write() throws(Failure) {
+        try Output.print(isJSON ? "[" : "start  length  place  layer  offset  file\n")
+        var isFirst = true
+        var pending: MappedRun?
+        var position: UInt64 = 0
+        while position < disk.size {
+            var text = ""
+            let runs: [MappedRun]
+            do throws(ImageError) { runs = try disk.map(from: position) } catch {
+                throw Failure(.system, error, path: path)
+            }
+            guard let end = runs.last?.range.upper, end > position else { break }
+            for run in runs {
+                guard let last = pending else {
+                    pending = run
+                    continue
+                }
+                if let joined = Self.join(last, run) {
+                    pending = joined
+                    continue
+                }
+                text += line(last, isFirst: isFirst)
+                isFirst = false
+                pending = run
+            }
+            position = end
+            if !text.isEmpty { try Output.print(text) }
+        }
+        if let pending { try Output.print(line(pending, isFirst: isFirst)) }
+        if isJSON { try Output.print("]\n") }
+    }
+
+    /// One run that says the same as two neighbours, if there is one.
+    static func join(_ first: MappedRun, _ second: MappedRun) -> MappedRun? {
+        guard first.layer == second.layer else { return nil }
+        switch (first.place, second.place) {
+        case (.zero, .zero), (.hole, .hole): break
+        case (.data(let file, let offset), .data(let nextFile, let nextOffset))
+        where file == nextFile && offset &+ first.range.length == nextOffset: break
+        default: return nil
+        }
+        var joined = first
+        joined.range = ByteRange(first.range.lower, to: second.range.upper)
+        return joined
+    }
+
+    private func line(_ run: MappedRun, isFirst: Bool) -> String {
+        if isJSON { return (isFirst ? "" : ",\n ") + Self.json(run).line }
+        let (place, offset, file) =
+            switch run.place {
+            case .data(let file, let offset): ("data", String(offset), file)
+            case .encoded(let file, let offset, let length): ("encoded", "\(offset)+\(length)", file)
+            case .zero: ("zero", "-", "-")
+            case .hole: ("hole", "-", "-")
+            }
+        return "\(run.range.lower)  \(run.range.length)  \(place)  \(run.layer)  \(offset)  \(Printable.line(file))\n"
+    }
+
+    /// A run with the members of `qemu-img map --output=json`, and the file's name and the place by its own word.
+    static func json(_ run: MappedRun) -> JSONText {
+        var members: [(String, JSONText)] = [
+            ("start", .number(run.range.lower)),
+            ("length", .number(run.range.length)),
+            ("depth", .number(UInt64(max(0, run.layer)))),
+        ]
+        func add(present: Bool, zero: Bool, data: Bool, place: String, compressed: Bool = false) {
+            members += [
+                ("present", .bool(present)), ("zero", .bool(zero)), ("data", .bool(data)),
+                ("compressed", .bool(compressed)), ("place", .string(place)),
+            ]
+        }
+        switch run.place {
+        case .data(let file, let offset):
+            add(present: true, zero: false, data: true, place: "data")
+            members += [("offset", .number(offset)), ("file", .string(file))]
+        case .encoded(let file, let offset, let length):
+            add(present: true, zero: false, data: true, place: "encoded", compressed: true)
+            members += [
+                ("storedOffset", .number(offset)), ("storedLength", .number(UInt64(length))), ("file", .string(file)),
+            ]
+        case .zero: add(present: true, zero: true, data: false, place: "zero")
+        case .hole: add(present: false, zero: true, data: false, place: "hole")
+        }
+        return .object(members)
+    }
+}

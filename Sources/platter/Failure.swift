@@ -1,0 +1,41 @@
+internal import Storage
+
+/// How the program ends, with the numbers of mount(8).
+enum ExitStatus: Int32, Sendable {
+    /// Everything was done.
+    case success = 0
+    /// The arguments are wrong, or not supported by this version.
+    case usage = 1
+    /// The system or an image failed a command other than mount and umount.
+    case system = 2
+    /// Nothing was mounted, or nothing unmounted.
+    case mount = 32
+}
+
+/// What a command could not do: one line for a person, and the exit status.
+struct Failure: Error, Sendable, Equatable {
+    /// The exit status.
+    var status: ExitStatus
+    /// "FILE: what is wrong; what to do", without the program's name and without a line end.
+    var message: String
+
+    /// A failure with a line for a person.
+    init(_ status: ExitStatus, _ message: String) {
+        self.status = status
+        self.message = message
+    }
+
+    /// Arguments that make no sense; says where the right ones are listed.
+    static func usage(_ message: String, command: String? = nil) -> Failure {
+        let help = command.map { "platter \($0) --help" } ?? "platter --help"
+        return Failure(.usage, "\(message); see \(help)")
+    }
+
+    /// An image that cannot be opened or read, at `path` unless the error knows a better name.
+    init(_ status: ExitStatus, _ error: ImageError, path: String) {
+        self.init(status, error.named(path).description)
+    }
+
+    /// The line as it is written: control characters, which a file's name may hold, cannot break or colour it.
+    var line: String { "platter: \(Printable.line(message))\n" }
+}

@@ -1,0 +1,93 @@
+internal import Glibc
+
+/// What a server notes about its mount while it runs: mountinfo tells source and mountpoint, but not the process.
+struct RuntimeEntry: Equatable, Sendable {
+    /// The server.
+    var pid: Int32
+    /// When it started, in clock ticks since boot: a reused process id has another one.
+    var startTime: UInt64
+    /// The st_dev of the mount.
+    var device: MountEntry.Device
+
+    /// The text of the file: one fact a line.
+    var text: String { "pid \(pid)\nstart \(startTime)\ndevice \(device)\n" }
+
+    init(pid: Int32, startTime: UInt64, device: MountEntry.Device) {
+        self.pid = pid
+        self.startTime = startTime
+        self.device = device
+    }
+
+    /// Reads what `text` wrote; unknown lines are left to other versions.
+    init?(_ text: String) {
+        var facts: [Substring: Substring] = [:]
+        for line in text.split(separator: "\n") {
+            let parts = line.split(separator: " ", maxSplits: 1)
+            if parts.count == 2 { facts[parts[0]] = parts[1] }
+        }
+        guard let pid = facts["pid"].flatMap({ Int32($0) }), pid > 1,
+            let start = facts["start"].flatMap({ UInt64($0) }),
+            let device = facts["device"].flatMap({ MountEntry.Device(String($0)) })
+        else { return nil }
+        self.init(pid: pid, startTime: start, device: device)
+    }
+
+    /// Whether the process that wrote it still runs.
+    var isAlive: Bool { RuntimeDirectory.startTime(of: pid) == startTime }
+}
+
+/// The directory with one small file for each running server: /run/platter for root, $XDG_RUNTIME_DIR/platter or
+/// /run/user/UID/platter for others. Without one, `list` knows the mounts but not their processes.
+enum RuntimeDirectory {
+    /// Where this user's servers leave their notes; nil where there is no place.
+    static var own: String? {
+        if geteuid() == 0 { return "/run/platter" }
+        let user = "/run/user/\(geteuid())"
+        let candidates = [getenv("XDG_RUNTIME_DIR").map { String(cString: $0) }, user]
+        return candidates.compactMap { $0 }.first { access($0, W_OK) == 0 }.map { $0 + "/platter" }
+    }
+
+    /// Notes that this process serves the mount on `device`, and returns the file to remove at the end.
+    static func note(device: MountEntry.Device) -> String? {
+        guard let directory = own, let start = startTime(of: getpid()) else { return nil }
+        guard mkdir(directory, 0o755) == 0 || errno == EEXIST else { return nil }
+        let path = "\(directory)/\(getpid())"
+        let descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0o644)
+        guard descriptor >= 0 else { return nil }
+        defer { close(descriptor) }
+        let entry = RuntimeEntry(pid: getpid(), startTime: start, device: device)
+        return Output.write(entry.text, to: descriptor) ? path : nil
+    }
+
+    /// The notes of servers that still run: this user's, and for root those of everybody. Notes that a killed server
+    /// of this user left are removed.
+    static func entries() -> [RuntimeEntry] {
+        var directories = [own].compactMap { $0 }
+        if geteuid() != 0 { directories.append("/run/platter") }
+        if geteuid() == 0 { directories += HostPath.names(in: "/run/user").map { "/run/user/\($0)/platter" } }
+        var result: [RuntimeEntry] = []
+        for directory in directories {
+            for name in HostPath.names(in: directory) {
+                let path = "\(directory)/\(name)"
+                guard let bytes = HostPath.contents(path, limit: 4096),
+                    let entry = RuntimeEntry(String(decoding: bytes, as: UTF8.self)), entry.isAlive
+                else {
+                    if directory == own, Int32(name) != nil { unlink(path) }
+                    continue
+                }
+                result.append(entry)
+            }
+        }
+        return result
+    }
+
+    /// When a process started, in clock ticks since boot (field 22 of /proc/PID/stat); nil when there is none.
+    static func startTime(of pid: Int32) -> UInt64? {
+        guard let bytes = HostPath.contents("/proc/\(pid)/stat", limit: 4096),
+            let end = bytes.lastIndex(of: UInt8(ascii: ")"))
+        else { return nil }
+        let fields = bytes[(end + 1)...].split(separator: UInt8(ascii: " "))
+        guard fields.count > 19 else { return nil }
+        return UInt64(String(decoding: fields[19], as: UTF8.self))
+    }
+}

@@ -1,0 +1,102 @@
+internal import CLinux
+internal import Glibc
+
+/// Ends one mount of platter.
+struct Unmounter {
+    let entry: MountEntry
+    let settings: UmountSettings
+
+    private var mountpoint: String { String(decoding: entry.mountpoint, as: UTF8.self) }
+
+    /// The mount that `target` names: by its mountpoint, or by the image or directory that is mounted. Throws when there
+    /// is none, and when an image is mounted more than once.
+    static func find(_ target: String, in mounts: [MountEntry]) throws(Failure) -> MountEntry {
+        // A dead mount answers no call on its own path; the path above it does.
+        let names = [target, HostPath.absolute(target), resolvingParent(of: target)].map { Array($0.utf8) }
+        if let top = mounts.last(where: { names.contains(trimmed($0.mountpoint)) || names.contains($0.mountpoint) }) {
+            return top
+        }
+        let source = (try? HostPath.existing(target)).map { Array($0.utf8) }
+        let found = mounts.filter { names.contains($0.source) || $0.source == source }
+        guard let entry = found.last else {
+            throw Failure(.mount, "\(target): not a mount of platter; 'platter list' shows what there is")
+        }
+        guard found.count == 1 else {
+            let places = found.map { String(decoding: $0.mountpoint, as: UTF8.self) }.joined(separator: ", ")
+            throw Failure(.mount, "\(target): mounted more than once; name one of the mountpoints: \(places)")
+        }
+        return entry
+    }
+
+    /// The absolute path of `path`, symbolic links resolved in all but its last part.
+    private static func resolvingParent(of path: String) -> String {
+        var absolute = HostPath.absolute(path)
+        while absolute.count > 1, absolute.hasSuffix("/") { absolute.removeLast() }
+        guard let slash = absolute.lastIndex(of: "/") else { return absolute }
+        let parent = slash == absolute.startIndex ? "/" : String(absolute[..<slash])
+        let name = absolute[absolute.index(after: slash)...]
+        guard name != ".", name != "..", let resolved = try? HostPath.existing(parent) else {
+            return (try? HostPath.existing(absolute)) ?? absolute
+        }
+        return resolved == "/" ? "/\(name)" : "\(resolved)/\(name)"
+    }
+
+    private static func trimmed(_ path: [UInt8]) -> [UInt8] {
+        path.count > 1 && path.last == UInt8(ascii: "/") ? Array(path.dropLast()) : path
+    }
+
+    /// Unmounts and, where asked, waits for the server to end. Throws failures with the status of umount(8).
+    func run() throws(Failure) {
+        let server = RuntimeDirectory.entries().first { $0.device == entry.device }
+        // Taken before the mount goes: afterwards the process id may soon be somebody else's.
+        let handle = settings.isWaiting ? server.map { clinux_pidfd($0.pid) } ?? -1 : -1
+        defer { if handle >= 0 { close(handle) } }
+        try detach()
+        guard settings.isWaiting, let server else { return }
+        let patience = settings.timeout ?? 60
+        guard handle >= 0 else {
+            guard server.isAlive else { return }
+            throw Failure(.system, "\(mountpoint): unmounted, but its server (pid \(server.pid)) cannot be waited for")
+        }
+        var waiting = pollfd(fd: handle, events: Int16(POLLIN), revents: 0)
+        guard poll(&waiting, 1, Int32(min(patience * 1000, 2_000_000_000))) > 0 else {
+            throw Failure(.mount, "\(mountpoint): unmounted, but its server (pid \(server.pid)) still runs")
+        }
+    }
+
+    private func detach() throws(Failure) {
+        let deadline = Clock.now() + (settings.timeout ?? (settings.isWaiting ? 60 : 5))
+        while true {
+            let code = geteuid() == 0 ? detachAsRoot() : try detachAsUser()
+            if code == 0 { return }
+            guard code == EBUSY, Clock.now() < deadline else { throw failure(code) }
+            usleep(50_000)
+        }
+    }
+
+    private func detachAsRoot() -> Int32 {
+        let path = (entry.mountpoint + [0]).map { CChar(bitPattern: $0) }
+        let flags = Int32(2 /* MNT_DETACH */ * (settings.isLazy ? 1 : 0) | 8 /* UMOUNT_NOFOLLOW */)
+        return umount2(path, flags) == 0 ? 0 : errno
+    }
+
+    /// Through fusermount3, which may unmount what its user has mounted. Its words are not passed on: it is asked again
+    /// while the mount is busy.
+    private func detachAsUser() throws(Failure) -> Int32 {
+        var arguments = ["fusermount3", "-u", "-q", "--", mountpoint]
+        if settings.isLazy { arguments.insert("-z", at: 2) }
+        guard let status = Program.run(arguments) else {
+            throw Failure(.system, "fusermount3: cannot be started; install the package fuse3")
+        }
+        if status == 0 { return 0 }
+        // fusermount3 says 1 whatever happened: a mount that is still there and answers is taken for busy.
+        return try MountTable.platter().contains { $0.device == entry.device } ? EBUSY : 0
+    }
+
+    private func failure(_ code: Int32) -> Failure {
+        guard code == EBUSY else { return Failure(.mount, "\(mountpoint): \(HostPath.reason(code))") }
+        let users = MountUsers.of([entry.mountpoint])[0]
+        let who = users.isEmpty ? "" : " (" + users.prefix(4).joined(separator: ", ") + ")"
+        return Failure(.mount, "\(mountpoint): in use\(who); end that first, or detach with --lazy")
+    }
+}

@@ -1,0 +1,41 @@
+internal import Glibc
+
+/// Finds what keeps a mount busy, without touching the mount: links below /proc and /sys are read, never followed.
+enum MountUsers {
+    /// Processes with a file or their working directory in one of the mounts, and loop devices on their files, for
+    /// each mountpoint; only what this user may look at.
+    static func of(_ mountpoints: [[UInt8]]) -> [[String]] {
+        var result = [[String]](repeating: [], count: mountpoints.count)
+        func add(_ user: String, using path: [UInt8]) {
+            for (index, mountpoint) in mountpoints.enumerated() where isInside(path, mountpoint) {
+                if !result[index].contains(user) { result[index].append(user) }
+            }
+        }
+        for name in HostPath.names(in: "/sys/block") where name.hasPrefix("loop") {
+            guard var path = HostPath.contents("/sys/block/\(name)/loop/backing_file", limit: 8192) else { continue }
+            if path.last == UInt8(ascii: "\n") { path.removeLast() }
+            add("/dev/\(name)", using: path)
+        }
+        for name in HostPath.names(in: "/proc") {
+            guard let pid = Int32(name), pid != getpid() else { continue }
+            let links = ["cwd", "root", "exe"] + HostPath.names(in: "/proc/\(pid)/fd").map { "fd/\($0)" }
+            for link in links {
+                guard let target = HostPath.linkTarget("/proc/\(pid)/\(link)") else { continue }
+                add("\(command(of: pid)) (pid \(pid))", using: target)
+            }
+        }
+        return result
+    }
+
+    /// Whether `path` is `mountpoint` or something below it.
+    static func isInside(_ path: [UInt8], _ mountpoint: [UInt8]) -> Bool {
+        guard path.starts(with: mountpoint) else { return false }
+        return path.count == mountpoint.count || mountpoint.last == UInt8(ascii: "/")
+            || path[mountpoint.count] == UInt8(ascii: "/")
+    }
+
+    private static func command(of pid: Int32) -> String {
+        let name = HostPath.contents("/proc/\(pid)/comm", limit: 64) ?? []
+        return String(decoding: name.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
+    }
+}

@@ -1,0 +1,64 @@
+internal import Formats
+internal import Storage
+
+/// How an image is to be opened: what `mount`, `info` and `map` have in common.
+struct ImageSettings: Sendable {
+    /// The image's format, or nil to find it.
+    var format: String?
+    /// The format of parents that record none, or nil to trust what is recorded.
+    var backingFormat: String?
+    /// Which of a VHD's two sizes counts.
+    var vhdSize = FormatOptions.VHDSize.current
+    /// The limit on cached metadata of one image in bytes.
+    var cacheBytes: UInt64 = 32 << 20
+    /// Directories below which files that an image names may be opened, besides the image's own.
+    var allowedParents: [String] = []
+}
+
+/// Settings that hold image settings.
+protocol HasImageSettings: Sendable {
+    /// How to open the image.
+    var image: ImageSettings { get set }
+}
+
+extension Option where Settings: HasImageSettings {
+    /// The options about opening an image, shared by every command that opens one.
+    static var imageOptions: [Option] {
+        [
+            Option(keys: ["format"], value: "NAME", help: "the image's format: \(formatNames)") {
+                settings, value, name throws(Failure) in settings.image.format = try formatName(value, name)
+            },
+            Option(
+                keys: ["backing-format"], value: "NAME", help: "the format of a parent whose child does not record it"
+            ) { settings, value, name throws(Failure) in settings.image.backingFormat = try formatName(value, name) },
+            Option(keys: ["vhd-size"], value: "WHICH", help: "the size of a VHD: current (default) or chs") {
+                settings, value, name throws(Failure) in
+                guard let size = FormatOptions.VHDSize(rawValue: value) else {
+                    throw .usage("'\(name)' is one of current, chs, not '\(value)'")
+                }
+                settings.image.vhdSize = size
+            },
+            Option(keys: ["cache-size"], value: "SIZE", help: "metadata kept in memory for each image (default 32M)") {
+                settings, value, name throws(Failure) in
+                let size = try Values.size(value, name)
+                guard size <= 1 << 40 else { throw .usage("'\(name)' is at most 1T, not '\(value)'") }
+                settings.image.cacheBytes = size
+            },
+            Option(
+                ["--allow-parents"], keys: ["allow-parents"], value: "DIR",
+                help: "parents and data files may also lie below DIR (repeatable)"
+            ) { settings, value, name throws(Failure) in
+                settings.image.allowedParents.append(try Values.text(value, name))
+            },
+        ]
+    }
+
+    private static var formatNames: String { Registry.formats.map { $0.name }.joined(separator: ", ") }
+
+    private static func formatName(_ value: String, _ name: String) throws(Failure) -> String {
+        guard let format = Registry.format(named: value) else {
+            throw .usage("'\(name)' is one of \(formatNames), not '\(value)'")
+        }
+        return format.name
+    }
+}
