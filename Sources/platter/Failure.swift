@@ -33,7 +33,12 @@ struct Failure: Error, Sendable, Equatable {
 
     /// An image that cannot be opened or read, at `path` unless the error knows a better name.
     init(_ status: ExitStatus, _ error: ImageError, path: String) {
-        self.init(status, error.named(path).description)
+        var advice = ""
+        if error.detail == nil, error.what.description.hasPrefix("cannot") {
+            if error.kind == .missing { advice = ": there is no such file; check the path" }
+            if error.kind == .denied { advice = ": permission denied; check who may read it" }
+        }
+        self.init(status, error.named(path).description + advice)
     }
 
     /// The line as it is written: control characters, which a file's name may hold, cannot break or colour it.

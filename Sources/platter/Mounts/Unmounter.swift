@@ -76,7 +76,7 @@ struct Unmounter {
 
     private func detachAsRoot() -> Int32 {
         let path = (entry.mountpoint + [0]).map { CChar(bitPattern: $0) }
-        let flags = Int32(2 /* MNT_DETACH */ * (settings.isLazy ? 1 : 0) | 8 /* UMOUNT_NOFOLLOW */)
+        let flags = Int32(UMOUNT_NOFOLLOW) | (settings.isLazy ? Int32(MNT_DETACH) : 0)
         return umount2(path, flags) == 0 ? 0 : errno
     }
 
