@@ -1,5 +1,101 @@
-// The C side of the FUSE session: what libfuse3 offers only as macros, or not at all.
+// The C side of the FUSE session: what libfuse3 offers only as macros or with varying signatures, the per-thread state
+// of the workers, the helper process that unmounts, and the self-restriction of the serving process.
 #ifndef PLATTER_CLINUX_FUSE_H
 #define PLATTER_CLINUX_FUSE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <pthread.h>
+#include <sys/types.h>
+
+struct fuse_session;
+struct fuse_req;
+
+// ---- fuse_session.c: requests and replies
+
+// Sends libfuse's own messages to `sink` (a line without its newline) instead of standard error.
+void clinux_fuse_log_to(void (*sink)(const char *line));
+
+// Receives and processes one request. 1 when one was processed, 0 when the connection is gone.
+int clinux_fuse_serve_one(struct fuse_session *session);
+// Receives and processes requests until the connection is gone.
+void clinux_fuse_serve(struct fuse_session *session);
+// Gives up what the calling thread keeps for serving: buffers and pipe.
+void clinux_fuse_thread_done(void);
+
+// This thread's page-aligned buffer of CLINUX_FUSE_BUFFER bytes, or NULL without memory.
+#define CLINUX_FUSE_BUFFER (1 << 20)
+void *clinux_fuse_buffer(void);
+
+// Starts a reply of `length` bytes to the request that this thread is processing, in the thread's own pipe: the header
+// goes in first. Returns the pipe's writing end and sets `pages` to what is free; -1 when there is no pipe.
+int clinux_fuse_reply_begin(size_t length, int *pages);
+// Sends the header and exactly `length` bytes from the pipe to the kernel and frees the request. 0, or an errno: then
+// the request is still unanswered, and the pipe has been thrown away.
+int clinux_fuse_reply_send(struct fuse_req *request, size_t length);
+// Throws away what was begun: by reading the header back where nothing followed it, otherwise with the whole pipe.
+void clinux_fuse_reply_abandon(int only_header);
+
+
+// ---- fuse_mount.c: the mount and its attributes
+
+// The device number (st_dev) of the mount at `path`, without a request to whoever serves it. 0, or -1 with errno.
+int clinux_mount_device(const char *path, uint64_t *device);
+// Whether `path` is the root of a mount (STATX_ATTR_MOUNT_ROOT). 1, 0, or -1 with errno.
+int clinux_is_mount_root(const char *path);
+// The type of the filesystem at `path` (statfs f_type). 0, or -1 with errno.
+int clinux_filesystem_type(const char *path, int64_t *type);
+// A descriptor to write to that aborts the FUSE connection of the mount on `device`, or -1 with errno.
+int clinux_abort_descriptor(uint64_t device);
+// A descriptor to write the read-ahead of the mount on `device` to (in KiB, as text), or -1 with errno.
+int clinux_readahead_descriptor(uint64_t device);
+
+// ---- fuse_helper.c: the process that keeps the privilege to unmount
+
+// Forks the helper for the mount at `path` on `device`. Call before there are threads. Returns the socket to command it
+// with and sets `pid`; -1 with errno.
+int clinux_helper_start(const char *path, uint64_t device, pid_t *pid);
+// Asks the helper for 'd' (detach lazily) or 'f' (force: abort the connection of a mount that is still there). Returns
+// 0 or an errno; EPIPE when there is no helper.
+int clinux_helper_ask(int socket, char command);
+
+// ---- fuse_restrict.c: what the serving process gives up
+
+// No new privileges by execve. 0, or -1 with errno.
+int clinux_no_new_privileges(void);
+// Drops every capability except CAP_DAC_READ_SEARCH (kept only where it is there). 0, or -1 with errno.
+int clinux_drop_capabilities(void);
+// Allows the file system only for reading below `readable` and for everything below `writable` (lists that end with
+// NULL; entries that do not exist are skipped). Returns the Landlock version used, 0 when the kernel has none, or -1
+// with errno.
+int clinux_landlock(const char *const *readable, const char *const *writable);
+// Forbids execve, ptrace, mounts, modules, and sockets other than AF_UNIX. 0, or -1 with errno.
+int clinux_seccomp(void);
+
+// ---- fuse_watch.c: noticing changes of directories
+
+// An inotify descriptor, close-on-exec and non-blocking; -1 with errno.
+int clinux_watch_open(void);
+// Watches the directory behind an open descriptor. The watch number, or -1 with errno.
+int clinux_watch_add(int inotify, int directory);
+// Calls `each` for every event that can be read now. 0 when there is no more, -1 with errno.
+#define CLINUX_WATCH_OVERFLOW 1  // events were lost
+#define CLINUX_WATCH_GONE 2      // the watch has ended
+int clinux_watch_read(int inotify, void *context,
+                      void (*each)(void *context, int watch, int what, const char *name, size_t length));
+
+// O_PATH, which only exists behind _GNU_SOURCE.
+extern const int clinux_path_only;
+
+// ---- small calls that Swift cannot make or name
+
+// An eventfd(2), close-on-exec and non-blocking; -1 with errno.
+int clinux_event_open(void);
+// Makes the eventfd readable.
+void clinux_event_signal(int descriptor);
+// Makes the eventfd unreadable again.
+void clinux_event_clear(int descriptor);
+// Starts a thread with all signals blocked. 0 or an errno.
+int clinux_thread_start(pthread_t *thread, const char *name, void *(*body)(void *), void *argument);
 
 #endif

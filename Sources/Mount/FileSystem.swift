@@ -1,0 +1,126 @@
+internal import CFuse3
+internal import Glibc
+internal import Logging
+internal import Storage
+internal import Synchronization
+
+/// The state behind the callbacks of one session: libfuse carries a pointer to it as its user data.
+final class FileSystem: Sendable {
+    let context: MountContext
+    let table: NodeTable
+    /// The attributes of the host filesystem that statfs shows come from here.
+    let statfsPath: String
+    private let initialised = Atomic<Bool>(false)
+
+    init(context: MountContext, root: Content) {
+        self.context = context
+        table = NodeTable(root: root)
+        statfsPath = context.options.source
+    }
+
+    /// Whether the kernel's INIT has been answered.
+    var isInitialised: Bool { initialised.load(ordering: .acquiring) }
+
+    /// Agrees with the kernel on what both can do.
+    func initialise(_ connection: UnsafeMutablePointer<fuse_conn_info>) {
+        connection.pointee.max_write = 1 << 20
+        connection.pointee.want &= ~(UInt32(FUSE_CAP_SPLICE_READ) | UInt32(FUSE_CAP_EXPORT_SUPPORT))
+        let wanted = UInt32(FUSE_CAP_ASYNC_READ) | UInt32(FUSE_CAP_ASYNC_DIO) | UInt32(FUSE_CAP_PARALLEL_DIROPS)
+        connection.pointee.want |= connection.pointee.capable & wanted
+        connection.pointee.max_background = 64
+        initialised.store(true, ordering: .releasing)
+    }
+
+    /// How long the kernel may keep attributes of a node, in seconds.
+    func attributeTimeout(_ node: Node) -> Double { context.options.attrTimeout ?? node.timeout }
+
+    /// Finds `name` in a directory and counts that the kernel holds it. Throws `.missing` and `.io`.
+    func lookup(_ name: Name, in parent: UInt64) throws(ImageError) -> fuse_entry_param {
+        guard let node = table.node(parent), case .directory(let directory) = node.content else {
+            throw ImageError(.missing, "no such directory", errno: node(parent))
+        }
+        guard let entry = try directory.entry(named: name) else {
+            throw ImageError(.missing, "no such file")
+        }
+        return try hold(entry, in: directory)
+    }
+
+    private func node(_ id: UInt64) -> Int32 { table.node(id) == nil ? ESTALE : ENOTDIR }
+
+    /// Counts that the kernel holds `entry`, and describes it. Throws like `Node.attributes`.
+    func hold(_ entry: Entry, in directory: any DirectoryContent) throws(ImageError) -> fuse_entry_param {
+        let child = table.hold(entry)
+        var result = fuse_entry_param()
+        do throws(ImageError) { result.attr = try child.attributes().asStat } catch {
+            table.forget(child.id, count: 1)
+            throw error
+        }
+        result.ino = child.id
+        result.attr_timeout = attributeTimeout(child)
+        result.entry_timeout = context.options.entryTimeout ?? min(directory.timeout, child.timeout)
+        return result
+    }
+
+    /// The attributes of a node. Throws `.missing` and `.io`.
+    func attributes(of id: UInt64) throws(ImageError) -> (attributes: stat, timeout: Double) {
+        guard let node = table.node(id) else { throw ImageError(.missing, "no such file", errno: ESTALE) }
+        return (try node.attributes().asStat, attributeTimeout(node))
+    }
+
+    /// Opens a file for reading. Throws what opening the image throws.
+    func open(_ id: UInt64) throws(ImageError) -> OpenFile {
+        guard let node = table.node(id) else { throw ImageError(.missing, "no such file", errno: ESTALE) }
+        guard case .file(let file) = node.content else {
+            throw ImageError(.unsupported, "is a directory", errno: EISDIR)
+        }
+        return try file.open()
+    }
+
+    /// Opens a directory for listing.
+    func openDirectory(_ id: UInt64) throws(ImageError) -> OpenDirectory {
+        guard let node = table.node(id) else { throw ImageError(.missing, "no such directory", errno: ESTALE) }
+        guard case .directory(let directory) = node.content else {
+            throw ImageError(.unsupported, "is not a directory", errno: ENOTDIR)
+        }
+        return OpenDirectory(id, directory)
+    }
+
+    /// What statfs shows: the room of the host filesystem that holds the source, in blocks that suit a loop device.
+    func statistics() -> statvfs {
+        var result = statvfs()
+        let unit: UInt = 65536
+        var host = statvfs()
+        if statvfs(statfsPath, &host) == 0 {
+            let scale = max(1, UInt64(host.f_frsize))
+            func blocks(_ count: UInt64) -> UInt64 {
+                count.multipliedReportingOverflow(by: scale).partialValue / UInt64(unit)
+            }
+            result.f_blocks = fsblkcnt_t(blocks(UInt64(host.f_blocks)))
+        }
+        result.f_bsize = unit
+        result.f_frsize = unit
+        result.f_namemax = 255
+        result.f_flag = UInt(ST_RDONLY)
+        return result
+    }
+}
+
+/// One open(2) of a directory: a listing made when reading starts, so that offsets stay true while the directory changes.
+final class OpenDirectory: Sendable {
+    let id: UInt64
+    let content: any DirectoryContent
+    private let listing = Mutex<[Entry]?>(nil)
+
+    init(_ id: UInt64, _ content: any DirectoryContent) {
+        self.id = id
+        self.content = content
+    }
+
+    /// The listing; made again when reading starts over. Throws `.missing` and `.io`.
+    func entries(startingOver: Bool) throws(ImageError) -> [Entry] {
+        if !startingOver, let known = listing.withLock({ $0 }) { return known }
+        let fresh = try content.entries()
+        listing.withLock { $0 = fresh }
+        return fresh
+    }
+}

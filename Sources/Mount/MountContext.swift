@@ -1,0 +1,100 @@
+internal import CLinux
+internal import Glibc
+internal import Logging
+internal import Storage
+internal import Synchronization
+
+/// What everything in one mount shares: the user's choices, the log, and the images that are open.
+final class MountContext: Sendable {
+    let options: MountOptions
+    let log: Logger
+    /// When the mount began, in nanoseconds since 1970.
+    let began = Int64(time(nil)) * 1_000_000_000
+    /// Names and attributes that may have to be dropped from the kernel's caches.
+    let invalidations = InvalidationQueue()
+    private let openImages = Mutex<[ObjectIdentifier: ImageFile]>([:])
+
+    init(_ options: MountOptions) {
+        self.options = options
+        log = options.log
+    }
+
+    /// The images that have a disk open now.
+    func imagesOpen() -> [ImageFile] { openImages.withLock { Array($0.values) } }
+
+    /// Counts an image among those that are open.
+    func opened(_ image: ImageFile) {
+        openImages.withLock { $0[ObjectIdentifier(image)] = image }
+    }
+
+    /// Counts it no longer.
+    func closed(_ image: ImageFile) {
+        _ = openImages.withLock { $0.removeValue(forKey: ObjectIdentifier(image)) }
+    }
+
+    /// The attributes of a file of the mount that shows something of the host file with `facts`.
+    func fileAttributes(_ facts: HostFacts, mode: UInt32 = 0o444) -> FileAttributes {
+        var result = FileAttributes()
+        result.mode = mode & ~options.fmask
+        fill(&result, from: facts)
+        return result
+    }
+
+    /// The attributes of a directory of the mount that stands for the host file or directory with `facts`.
+    func directoryAttributes(_ facts: HostFacts) -> FileAttributes {
+        var result = FileAttributes()
+        result.isDirectory = true
+        result.mode = 0o555 & ~options.dmask
+        result.size = 4096
+        result.blocks = 8
+        fill(&result, from: facts)
+        return result
+    }
+
+    /// The attributes of what the mount itself adds.
+    func ownAttributes(isDirectory: Bool) -> FileAttributes {
+        var result = FileAttributes()
+        result.isDirectory = isDirectory
+        result.mode = isDirectory ? 0o555 & ~options.dmask : 0o444 & ~options.fmask
+        result.uid = options.uid ?? getuid()
+        result.gid = options.gid ?? getgid()
+        result.modified = began
+        result.changed = began
+        return result
+    }
+
+    private func fill(_ attributes: inout FileAttributes, from facts: HostFacts) {
+        attributes.uid = options.uid ?? facts.uid
+        attributes.gid = options.gid ?? facts.gid
+        attributes.modified = facts.modified
+        attributes.changed = facts.changed
+    }
+}
+
+/// The facts of a host file or directory, as of one moment.
+struct HostFacts: Sendable, Equatable {
+    var identity: FileIdentity
+    var size: UInt64
+    /// In units of 512 bytes.
+    var blocks: UInt64
+    var mode: UInt32
+    var uid: UInt32
+    var gid: UInt32
+    /// In nanoseconds since 1970.
+    var modified: Int64
+    var changed: Int64
+
+    init(_ facts: clinux_file_facts) {
+        identity = FileIdentity(device: facts.device, inode: facts.inode, birth: facts.birth_ns)
+        size = facts.size
+        blocks = facts.blocks
+        mode = facts.mode
+        uid = facts.uid
+        gid = facts.gid
+        modified = facts.modify_ns
+        changed = facts.change_ns
+    }
+
+    /// What changes when somebody changes the content.
+    var stamp: FileStamp { FileStamp(size: size, modified: modified, changed: changed) }
+}

@@ -1,0 +1,69 @@
+internal import CLinux
+internal import Glibc
+internal import Synchronization
+
+/// The threads of a mount: workers that answer requests, one that tells the kernel what to forget, and one that looks
+/// after idle images and changed directories.
+final class ServingThreads {
+    /// What one thread does; carried through pthread_create as a retained pointer.
+    private final class Job: Sendable {
+        let body: @Sendable () -> Void
+
+        init(_ body: @escaping @Sendable () -> Void) { self.body = body }
+    }
+
+    private let session: SessionHandle
+    private let context: MountContext
+    private var workers: [pthread_t] = []
+    private var others: [pthread_t] = []
+
+    init(session: SessionHandle, context: MountContext) {
+        self.session = session
+        self.context = context
+    }
+
+    /// Starts `count` workers and the others. False when not even one worker could be started.
+    func start(count: Int) -> Bool {
+        let (session, context) = (session, context)
+        for _ in 0..<count {
+            guard
+                let thread = run(
+                    "platter-serve",
+                    {
+                        clinux_fuse_serve(session.pointer); clinux_fuse_thread_done()
+                    })
+            else { break }
+            workers.append(thread)
+        }
+        if let thread = run("platter-notify", { context.invalidations.run(session) }) { others.append(thread) }
+        return !workers.isEmpty
+    }
+
+    /// Waits until the connection has ended and every thread with it.
+    func join() {
+        for thread in workers { pthread_join(thread, nil) }
+        context.invalidations.end()
+        for thread in others { pthread_join(thread, nil) }
+        clinux_fuse_thread_done()
+    }
+
+    private func run(_ name: String, _ body: @escaping @Sendable () -> Void) -> pthread_t? {
+        var thread = pthread_t()
+        let job = Unmanaged.passRetained(Job(body))
+        let code = clinux_thread_start(&thread, name, runJob, job.toOpaque())
+        guard code == 0 else {
+            job.release()
+            return nil
+        }
+        return thread
+    }
+
+    fileprivate static func perform(_ argument: UnsafeMutableRawPointer) {
+        Unmanaged<Job>.fromOpaque(argument).takeRetainedValue().body()
+    }
+}
+
+private func runJob(_ argument: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
+    if let argument { ServingThreads.perform(argument) }
+    return nil
+}
