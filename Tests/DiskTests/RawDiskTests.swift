@@ -7,15 +7,16 @@ internal import Testing
 
 /// A disk without a chain: reads, splices and seeks of a raw file on a real filesystem.
 struct RawDiskTests {
-    private let scratch: Scratch
+    private let scratch: TemporaryDirectory
     private let model: [UInt8]
     private let disk: Disk
 
     init() throws {
-        scratch = try Scratch()
+        scratch = try TemporaryDirectory("disk")
         var random = SeededRandom(seed: 7)
-        model = random.bytes(3 << 20)
-        disk = try Disk.open(path: scratch.write("disk.raw", model), options: .quiet)
+        let block = random.bytes(65521)
+        model = (0..<48).flatMap { _ in block }
+        disk = try Disk.open(path: scratch.write(model, to: "disk.raw"), options: .quiet)
     }
 
     @Test func readsWhatTheFileHolds() throws {
@@ -61,7 +62,7 @@ struct RawDiskTests {
     }
 
     @Test func seeksByTheHostsHoles() throws {
-        let path = try scratch.write("sparse.raw", [UInt8](repeating: 1, count: 65536))
+        let path = try scratch.write([UInt8](repeating: 1, count: 65536), to: "sparse.raw")
         try #require(truncate(path, 4 << 20) == 0)
         let sparse = try Disk.open(path: path, options: .quiet)
         #expect(try sparse.nextData(from: 0) == 0)

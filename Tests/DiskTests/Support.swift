@@ -4,57 +4,39 @@ internal import Disk
 internal import Glibc
 internal import Logging
 internal import Storage
+internal import Synchronization
 internal import Testing
-
-/// A directory for one test, with what is in it removed at the end.
-final class Scratch: Sendable {
-    let path: String
-
-    init() throws {
-        var template = Array("/tmp/platter-disk-XXXXXX".utf8CString)
-        path = try #require(mkdtemp(&template).map { String(cString: $0) })
-    }
-
-    deinit { Scratch.remove(path) }
-
-    /// Writes a file and returns its path.
-    @discardableResult
-    func write(_ name: String, _ bytes: [UInt8]) throws -> String {
-        let file = "\(path)/\(name)"
-        let descriptor = Glibc.creat(file, 0o644)
-        try #require(descriptor >= 0)
-        defer { close(descriptor) }
-        var done = 0
-        while done < bytes.count {
-            let count = bytes.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress! + done, bytes.count - done) }
-            try #require(count > 0)
-            done += count
-        }
-        return file
-    }
-
-    func makeDirectory(_ name: String) throws { try #require(mkdir("\(path)/\(name)", 0o755) == 0) }
-
-    func link(_ name: String, to target: String) throws { try #require(symlink(target, "\(path)/\(name)") == 0) }
-
-    private static func remove(_ path: String) {
-        guard let directory = opendir(path) else { return }
-        while let entry = readdir(directory) {
-            let name = withUnsafePointer(to: &entry.pointee.d_name) {
-                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-            }
-            guard name != ".", name != ".." else { continue }
-            let file = "\(path)/\(name)"
-            if unlink(file) != 0 { remove(file) }
-        }
-        closedir(directory)
-        rmdir(path)
-    }
-}
 
 extension DiskOptions {
     /// Options whose log goes nowhere.
     static var quiet: DiskOptions { DiskOptions(log: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }) }
+
+    /// Options whose log goes into `lines`.
+    static func logging(into lines: LogLines) -> DiskOptions {
+        DiskOptions(log: Logger(label: "test") { _ in RecordingHandler(lines: lines) })
+    }
+}
+
+/// What was logged.
+final class LogLines: Sendable {
+    private let lines = Mutex<[String]>([])
+
+    var all: [String] { lines.withLock { $0 } }
+
+    func append(_ line: String) { lines.withLock { $0.append(line) } }
+}
+
+private struct RecordingHandler: LogHandler {
+    let lines: LogLines
+    var metadata = Logger.Metadata()
+    var logLevel = Logger.Level.info
+
+    subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+        get { metadata[key] }
+        set { metadata[key] = newValue }
+    }
+
+    func log(event: LogEvent) { lines.append("\(event.level): \(event.message)") }
 }
 
 extension Disk {
@@ -67,6 +49,11 @@ extension Disk {
 
     /// All of the disk.
     func content() throws -> [UInt8] { try content(ByteRange(0, to: size)) }
+}
+
+/// The error that `body` throws; a test failure where it throws none.
+func failure<Result>(_ body: () throws -> Result) throws -> ImageError {
+    try #require(throws: ImageError.self) { try body() }
 }
 
 /// A pipe and what came out of it.
@@ -91,10 +78,37 @@ final class Pipe {
         var result = [UInt8](repeating: 0, count: Int(waiting))
         var done = 0
         while done < result.count {
-            let count = result.withUnsafeMutableBytes { Glibc.read(ends[0], $0.baseAddress! + done, $0.count - done) }
+            let count = result.withUnsafeMutableBytes {
+                Glibc.read(ends[0], $0.baseAddress.map { $0 + done }, $0.count - done)
+            }
             try #require(count > 0)
             done += count
         }
         return result
     }
+}
+
+/// A thread of the host: what serves requests in earnest, with no help from a pool.
+final class Thread: Sendable {
+    private final class Body: Sendable {
+        let run: @Sendable () -> Void
+        init(_ run: @escaping @Sendable () -> Void) { self.run = run }
+    }
+
+    private let id: pthread_t
+
+    init(_ run: @escaping @Sendable () -> Void) {
+        var id = pthread_t()
+        let body = Unmanaged.passRetained(Body(run)).toOpaque()
+        let code = pthread_create(
+            &id, nil,
+            { argument in
+                if let argument { Unmanaged<Body>.fromOpaque(argument).takeRetainedValue().run() }
+                return nil
+            }, body)
+        precondition(code == 0, "cannot start a thread")
+        self.id = id
+    }
+
+    func join() { pthread_join(id, nil) }
 }
