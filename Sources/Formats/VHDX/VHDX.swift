@@ -1,14 +1,62 @@
 internal import Bytes
 package import Storage
 
-/// Placeholder until the driver lands.
+/// VHDX, the disk format of Hyper-V and WSL ([MS-VHDX]): fixed, dynamic and differencing.
 package enum VHDX: ImageFormat {
     package static let name = "vhdx"
-    package static func recognises(_ storage: any Storage) throws(ImageError) -> Bool { false }
-    package static func virtualSize(of storage: any Storage, options: FormatOptions) throws(ImageError) -> UInt64 {
-        throw ImageError(.unsupported, "not yet")
+
+    /// The unit of everything that the file holds after its header section: 1 MiB ([MS-VHDX] 2.1).
+    static let unit: UInt64 = 1 << 20
+
+    package static func recognises(_ storage: any Storage) throws(ImageError) -> Bool {
+        guard storage.holds(HostOffset(0), count: 8) else { return false }
+        let signature = try storage.bytes(at: HostOffset(0), count: 8)
+        return signature.span.bytes.hasASCII("vhdxfile")
     }
+
+    package static func virtualSize(
+        of storage: any Storage, options: FormatOptions
+    ) throws(ImageError) -> UInt64 {
+        try VHDXFoundation(storage).metadata.virtualSize
+    }
+
     package static func open(_ request: OpenRequest) throws(ImageError) -> any FormatDriver {
-        throw ImageError(.unsupported, "not yet")
+        let foundation = try VHDXFoundation(request.storage)
+        return try VHDXDriver(foundation, cacheBytes: request.options.cacheBytes)
+    }
+}
+
+/// What is fixed when an image is opened, in the order in which one part leads to the next: headers, log, region table,
+/// metadata. All but the headers is read through the log.
+struct VHDXFoundation {
+    /// The image file as it is on the host.
+    let storage: any Storage
+    /// The current header.
+    let header: VHDXHeader
+    /// The file as its log leaves it, where the log is in use.
+    let replay: VHDXReplay?
+    /// Where the regions are.
+    let regions: VHDXRegions
+    /// The metadata items that reading needs.
+    let metadata: VHDXMetadata
+
+    /// The file that all structures are read from: the replayed one where there is a log to replay.
+    var view: any Storage { replay ?? storage }
+
+    /// Reads and checks everything up to the metadata. Throws `.malformed`, `.unsupported`, `.corrupt` or `.io`.
+    init(_ storage: any Storage) throws(ImageError) {
+        guard try VHDX.recognises(storage) else {
+            throw ImageError(.malformed, "the file does not begin with the VHDX signature")
+        }
+        let header = try VHDXHeader.current(of: storage)
+        var replay: VHDXReplay?
+        if header.hasLog { replay = try VHDXReplay(storage, header) }
+        let view: any Storage = replay ?? storage
+        let regions = try VHDXRegions(view, header)
+        metadata = try VHDXMetadata(view, regions.metadata)
+        self.storage = storage
+        self.header = header
+        self.replay = replay
+        self.regions = regions
     }
 }
