@@ -1,0 +1,169 @@
+# platter: the commands that people type.
+#
+#   make run                      build, make a demo image, mount it, say what to try next
+#   make run IMAGE=… AT=…         build and mount your image (or directory of images)
+#   make test                     every check and every test
+#   make build deps lint fuzz torture bench man install uninstall clean
+#
+# `run` and `test` install what is missing (Debian, Ubuntu); `make deps` does only that.
+
+PREFIX  ?= /usr/local
+SBINDIR ?= /sbin
+DESTDIR ?=
+IMAGE   ?=
+AT      ?=
+# Seconds for each fuzz target, and for the long campaigns of `make torture`.
+SECONDS ?= 60
+ROUNDS  ?= 3
+# The size of the disks that `make bench` makes.
+BENCH_MIB ?= 1024
+SHARED  ?= $(or $(PLATTER_SHARED),$(CURDIR)/../shared)
+
+SWIFT_FLAGS = --explicit-target-dependency-import-check error
+RELEASE = -c release --static-swift-stdlib $(SWIFT_FLAGS)
+PLATTER = .build/release/platter
+
+BUILD_PACKAGES = libfuse3-dev fuse3 libzstd-dev libdeflate-dev zlib1g-dev pkg-config
+TEST_PACKAGES = qemu-utils qemu-system-common fio e2fsprogs xfsprogs btrfs-progs dosfstools rsync xz-utils strace \
+	util-linux mount parted gdisk mandoc tar binutils procps
+DEMO_PACKAGES = qemu-utils e2fsprogs
+
+.PHONY: build run test deps build-deps test-deps demo-deps toolchain lint layers fuzz fuzz-slice torture bench man \
+	install uninstall clean
+
+build: build-deps
+	swift build $(RELEASE)
+
+# --- What a fresh machine lacks ---------------------------------------------------------------------------------
+
+deps: build-deps test-deps
+
+toolchain:
+	@command -v swift >/dev/null || { \
+	  echo "platter needs the Swift toolchain, 6.2 or newer, and this machine has none." >&2; \
+	  echo "Get it from https://www.swift.org/install/linux/ (or with swiftly), put it into PATH, and try again." >&2; \
+	  exit 1; }
+
+# install,PACKAGES: installs those that are missing, through apt-get, with sudo when not root.
+define install
+@missing=; for package in $(1); do \
+  dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; done; \
+[ -z "$$missing" ] && exit 0; \
+command -v apt-get >/dev/null || { echo "please install, by the names of Debian:$$missing" >&2; exit 1; }; \
+root=; [ "$$(id -u)" = 0 ] || root=sudo; \
+echo "installing$$missing"; \
+$$root apt-get update && DEBIAN_FRONTEND=noninteractive $$root apt-get install -y --no-install-recommends $$missing
+endef
+
+build-deps: toolchain
+	$(call install,$(BUILD_PACKAGES))
+
+test-deps: build-deps
+	$(call install,$(TEST_PACKAGES))
+
+demo-deps: build-deps
+	$(if $(IMAGE),,$(call install,$(DEMO_PACKAGES)))
+
+# --- Trying it --------------------------------------------------------------------------------------------------
+
+run: demo-deps build
+ifneq ($(IMAGE),)
+	@[ -n "$(AT)" ] || { echo "say where to mount it: make run IMAGE='$(IMAGE)' AT=DIRECTORY" >&2; exit 1; }
+	@mkdir -p "$(AT)" 2>/dev/null || [ -e "$(AT)" ]
+	$(PLATTER) "$(IMAGE)" "$(AT)"
+	@echo "Unmount with: $(PLATTER) umount '$(AT)'"
+else
+	@mkdir -p demo/disk demo/content
+	@[ -e demo/demo.qcow2 ] || { set -e; \
+	  echo "making demo/demo.qcow2: a 64 MiB disk with an ext4 filesystem on it"; \
+	  echo "You are reading a file inside an ext4 filesystem inside a qcow2 image." > demo/content/hello.txt; \
+	  truncate -s 64M demo/demo.part; /sbin/mke2fs -q -t ext4 -d demo/content demo/demo.part; \
+	  qemu-img convert -q -f raw -O qcow2 -c demo/demo.part demo/demo.new; \
+	  rm demo/demo.part; mv demo/demo.new demo/demo.qcow2; }
+	@$(PLATTER) list | grep -qF "$(CURDIR)/demo/disk " || $(PLATTER) demo/demo.qcow2 demo/disk
+	@echo; echo "The disk inside demo/demo.qcow2 is now the file demo/disk/demo.qcow2.raw. Try:"; \
+	echo "  ls -ls demo/disk                                        a sparse file of 64 MiB"; \
+	echo "  /sbin/debugfs -R 'cat hello.txt' demo/disk/demo.qcow2.raw   a file on it, without root"; \
+	echo "  sudo mount -o loop,ro demo/disk/demo.qcow2.raw /mnt     the filesystem on it"; \
+	echo "  $(PLATTER) info demo/demo.qcow2               what the image is"; \
+	echo "  $(PLATTER) list                               what is mounted, and by whom it is used"; \
+	echo "  $(PLATTER) umount demo/disk                   the end"
+endif
+
+# --- Checks -----------------------------------------------------------------------------------------------------
+
+# The runner's own summary is the last line: everything else comes before.
+test: test-deps lint
+	swift build --build-tests $(SWIFT_FLAGS)
+	@$(MAKE) --no-print-directory fuzz-slice
+	swift test --skip-build $(SWIFT_FLAGS)
+
+lint: toolchain layers
+	swift format lint --strict --recursive Sources Tests Package.swift
+	@if command -v mandoc >/dev/null; then mandoc -Tlint -Wwarning man/platter.1; \
+	else echo "mandoc is missing: man/platter.1 was not checked"; fi
+
+# What the compiler cannot see of the rules in DESIGN.md, "Layers". Each line names the rule that it found broken.
+layers:
+	@broken=0; \
+	rule() { title=$$1; shift; if grep -rnE "$$@"; then echo "against the layers: $$title" >&2; broken=1; fi; }; \
+	rule 'Bytes imports nothing' '^[^/]*\<import ' Sources/Bytes; \
+	rule 'formats and the disk reach the host through Storage only' \
+	  '^[^/]*\<import +(Glibc|CLinux|CFuse3|Foundation|FoundationEssentials)\>' Sources/Formats Sources/Disk; \
+	rule 'nothing uses Foundation' '^[^/]*\<import +Foundation' Sources Tests --include=*.swift; \
+	rule 'only the command line prints or exits' '(^|[^.A-Za-z_])(print|debugPrint|exit|_exit|abort)\(' \
+	  Sources/Bytes Sources/Storage Sources/Formats Sources/Disk Sources/Mount --include=*.swift; \
+	rule 'only Formats knows formats' '^[^/]*\<(VHDX|VHD|QCOW2|QCOW1)\>[.(]' Sources/Disk Sources/Mount; \
+	for format in $$(cd Sources/Formats && ls -d */ | tr -d /); do \
+	  for other in $$(cd Sources/Formats && ls -d */ | tr -d /); do \
+	    case $$format/$$other in */Support|Support/*) continue;; esac; [ $$format = $$other ] && continue; \
+	    rule "format $$format names format $$other" "^[^/]*[^/A-Za-z0-9\"]$$other[.({]" Sources/Formats/$$format; \
+	  done; done; \
+	rule 'input never traps' '\<(try!|as!|fatalError\()|-Ounchecked' Sources Package.swift --include=*.swift; \
+	exit $$broken
+
+fuzz: build-deps
+	Tests/Fuzz/run.sh $(SECONDS)
+
+fuzz-slice:
+	Tests/Fuzz/run.sh 5
+
+# Long campaigns over what exists: reading. Those that cut the power under a writer come with writing.
+torture: build-deps
+	Tests/Fuzz/run.sh 600
+
+bench: test-deps build
+	@if [ ! -x "$(SHARED)/bench/peers.sh" ]; then \
+	  echo "skipped: there is no $(SHARED)/bench/peers.sh (set PLATTER_SHARED)"; exit 0; fi; \
+	[ "$$(id -u)" = 0 ] || { echo "make bench needs root: it empties caches and attaches loop devices" >&2; exit 1; }; \
+	work=$$(mktemp -d /var/tmp/platter-bench.XXXXXX) && trap 'rm -rf "$$work"' EXIT INT TERM && \
+	head -c $(BENCH_MIB)M /dev/urandom > $$work/disk.raw && \
+	for format in vhdx vpc qcow2; do \
+	  options=; [ $$format = vpc ] && options='-o subformat=dynamic,force_size=on'; \
+	  qemu-img convert -q -f raw -O $$format $$options $$work/disk.raw $$work/disk.$$format || exit 1; done && \
+	rm $$work/disk.raw && \
+	for format in vhdx vpc qcow2; do \
+	  "$(SHARED)/bench/peers.sh" -r $(ROUNDS) -w $$work/$$format \
+	    -W seqcold,seqhot,seqdirect,rr1,rr16,rr4j,loopseq,looprr1,looprr16 \
+	    -n platter '$(CURDIR)/$(PLATTER) mount -f {img} {mp}' image.$$format.raw $$work/disk.$$format $$format || exit 1; \
+	done
+
+# --- Installing -------------------------------------------------------------------------------------------------
+
+man:
+	man ./man/platter.1
+
+install: build
+	install -D -s -m 755 $(PLATTER) "$(DESTDIR)$(PREFIX)/bin/platter"
+	install -D -m 644 man/platter.1 "$(DESTDIR)$(PREFIX)/share/man/man1/platter.1"
+	install -d "$(DESTDIR)$(SBINDIR)"
+	ln -sf "$(PREFIX)/bin/platter" "$(DESTDIR)$(SBINDIR)/mount.fuse.platter"
+	ln -sf "$(PREFIX)/bin/platter" "$(DESTDIR)$(SBINDIR)/umount.fuse.platter"
+
+uninstall:
+	rm -f "$(DESTDIR)$(PREFIX)/bin/platter" "$(DESTDIR)$(PREFIX)/share/man/man1/platter.1" \
+	  "$(DESTDIR)$(SBINDIR)/mount.fuse.platter" "$(DESTDIR)$(SBINDIR)/umount.fuse.platter"
+
+clean:
+	@! .build/release/platter list 2>/dev/null | grep -qF "$(CURDIR)/demo/" || $(PLATTER) umount demo/disk
+	rm -rf .build demo
