@@ -1,10 +1,16 @@
 #include "CLinux.h"
 
+#include <string.h>
 #include <sys/syscall.h>
 #include <syslog.h>
 #include <unistd.h>
 
-void clinux_syslog_open(const char *name) { openlog(name, LOG_PID, LOG_DAEMON); }
+void clinux_syslog_open(const char *name) {
+    // syslog(3) keeps the pointer.
+    static char kept[32];
+    strncpy(kept, name, sizeof kept - 1);
+    openlog(kept, LOG_PID | LOG_NDELAY, LOG_DAEMON);
+}
 
 void clinux_syslog(int priority, const char *line) { syslog(priority, "%s", line); }
 

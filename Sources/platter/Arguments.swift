@@ -31,11 +31,11 @@ enum StandardStreams {
         signal(SIGPIPE, SIG_IGN)
     }
 
-    /// Puts /dev/null in the place of all three, for a server that nobody watches.
-    static func detach() {
+    /// Puts /dev/null in the place of all three, or of the first two, for a server that nobody watches.
+    static func detach(keepingErrors: Bool) {
         let null = open("/dev/null", O_RDWR | O_CLOEXEC)
         guard null >= 0 else { return }
-        for descriptor in STDIN_FILENO...STDERR_FILENO { dup2(null, descriptor) }
+        for descriptor in STDIN_FILENO...(keepingErrors ? STDOUT_FILENO : STDERR_FILENO) { dup2(null, descriptor) }
         close(null)
     }
 }

@@ -59,7 +59,7 @@ int clinux_zero_file(size_t size);
 // A close-on-exec pipe of at least `bytes` bytes if the system lets it grow. Its real capacity, or -1 with errno.
 int clinux_make_pipe(int ends[2], int bytes);
 
-// Names the program for syslog(3); `name` must stay.
+// Names the program for syslog(3), at most 31 bytes, and connects to it.
 void clinux_syslog_open(const char *name);
 // Writes one line through syslog(3), with the priority of a LOG_ constant.
 void clinux_syslog(int priority, const char *line);

@@ -1,3 +1,5 @@
+internal import Glibc
+
 extension Command {
     private static let mountSynopsis = """
         [mount] [OPTIONS] SOURCE MOUNTPOINT [-o OPTION[,OPTION...]]
@@ -30,7 +32,72 @@ extension Command {
 
     private static func serve(_ settings: MountSettings, _ operands: [String]) throws(Failure) -> ExitStatus {
         try settings.validate()
-        throw Failure(.usage, "not there")
+        let plan = try MountPlan(operands, settings)
+        if settings.isFake { return .success }
+        // A mount helper is started without PATH, and its user did not ask for a list.
+        let isQuiet = settings.isHelper || getenv("PATH") == nil || plan.isDirectoryMode
+        if settings.isForeground {
+            return try serveHere(plan, settings, isQuiet: isQuiet)
+        }
+        let status = try Daemon.start { descriptor in
+            serveBehind(plan, settings, isQuiet: isQuiet, pipe: descriptor)
+        }
+        if plan.isDirectoryMode, !settings.isHelper,
+            HostPath.names(in: plan.mountpoint).allSatisfy({ $0 == ".platter" })
+        {
+            Output.report(
+                Failure(.success, "\(plan.source): there is no image in it yet; one that is put there will show"))
+        }
+        return status
+    }
+
+    /// Serves in the foreground until the mount ends.
+    private static func serveHere(
+        _ plan: MountPlan, _ settings: MountSettings, isQuiet: Bool
+    ) throws(Failure) -> ExitStatus {
+        let server = try Server(plan: plan, settings: settings)
+        try server.run { files in
+            if !isQuiet { try? Output.print(list(files)) }
+            announce(settings)
+        }
+        return .success
+    }
+
+    /// Serves in a child that nobody watches; `pipe` is where its parent waits.
+    private static func serveBehind(
+        _ plan: MountPlan, _ settings: MountSettings, isQuiet: Bool, pipe: Int32
+    ) -> ExitStatus {
+        var isReady = false
+        do throws(Failure) {
+            Daemon.closeInherited(keeping: [pipe, settings.readyDescriptor ?? pipe])
+            let server = try Server(plan: plan, settings: settings)
+            if settings.log == .automatic { server.sink.prepareSyslog() }
+            try server.run { files in
+                isReady = true
+                announce(settings)
+                _ = chdir("/")
+                if settings.log == .automatic { server.sink.redirect(to: .syslog) }
+                StandardStreams.detach(keepingErrors: settings.log == .standardError)
+                ReadinessPipe.send(.success, isQuiet ? "" : list(files), to: pipe)
+            }
+            return .success
+        } catch {
+            if isReady { return error.status }
+            ReadinessPipe.send(error.status, error.message, to: pipe)
+            return error.status
+        }
+    }
+
+    private static func list(_ files: [String]) -> String {
+        files.map { Printable.line($0) + "\n" }.joined()
+    }
+
+    /// Tells whoever waits that the mount answers.
+    private static func announce(_ settings: MountSettings) {
+        ServiceManager.notify("READY=1", "MAINPID=\(getpid())", "STATUS=serving")
+        guard let descriptor = settings.readyDescriptor else { return }
+        _ = Output.write("\n", to: descriptor)
+        close(descriptor)
     }
 }
 

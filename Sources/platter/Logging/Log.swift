@@ -18,9 +18,12 @@ final class LogSink: Sendable {
 
     init(_ target: Target) { self.target = Mutex(target) }
 
+    /// Connects to syslog, to be done while the process may still do so.
+    func prepareSyslog() { clinux_syslog_open("platter") }
+
     /// Sends all further lines to another place.
     func redirect(to next: Target) {
-        if case .syslog = next { "platter".withCString { clinux_syslog_open(strdup($0)) } }
+        if case .syslog = next { prepareSyslog() }
         target.withLock { $0 = next }
     }
 

@@ -47,10 +47,15 @@ enum RuntimeDirectory {
         return candidates.compactMap { $0 }.first { access($0, W_OK) == 0 }.map { $0 + "/platter" }
     }
 
+    /// This user's directory, made if need be, so that it can be named before the process gives up its privileges.
+    static func prepared() -> String? {
+        guard let directory = own else { return nil }
+        return mkdir(directory, 0o755) == 0 || errno == EEXIST ? directory : nil
+    }
+
     /// Notes that this process serves the mount on `device`, and returns the file to remove at the end.
     static func note(device: MountEntry.Device) -> String? {
-        guard let directory = own, let start = startTime(of: getpid()) else { return nil }
-        guard mkdir(directory, 0o755) == 0 || errno == EEXIST else { return nil }
+        guard let directory = prepared(), let start = startTime(of: getpid()) else { return nil }
         let path = "\(directory)/\(getpid())"
         let descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0o644)
         guard descriptor >= 0 else { return nil }
