@@ -108,7 +108,7 @@ package enum SharedImages {
     }()
 
     /// The formats whose drivers are there already; the tests of images of other formats are left out.
-    private static let formats: Set<String> = ["raw"]
+    private static let formats: Set<String> = ["raw", "qcow2", "qcow1"]
 
     /// The images with one of the given expectations, bundles left out.
     package static func images(_ expectations: SharedImage.Expectation...) -> [SharedImage] {
