@@ -1,0 +1,189 @@
+internal import Bytes
+internal import Storage
+
+/// The driver of a fixed image: the disk in one piece from byte 0, then the footer.
+final class VHDFixedDriver: FormatDriver {
+    let shape: DiskShape
+    let files: [any Storage]
+    let parent: ParentReference? = nil
+
+    init(_ storage: any Storage, shape: DiskShape) {
+        files = [storage]
+        self.shape = shape
+    }
+
+    func map(_ detail: MapDetail, into runs: inout ExtentList) throws(ImageError) {
+        try HostHoles.map(files[0], at: HostOffset(runs.remaining.lower), detail, into: &runs)
+    }
+}
+
+/// The driver of dynamic and differencing images: a table of blocks, each with a bitmap of its sectors.
+final class VHDSparseDriver: FormatDriver {
+    /// How many entries of the table are looked at at once; they fit the stack.
+    private static let chunkEntries = 256
+    /// How many bytes of a bitmap are looked at at once.
+    private static let pieceBytes = 512
+    /// How many bytes of table and bitmaps one call of `map` reads before it answers with what it has.
+    private static let walkBytes = 1 << 20
+
+    let shape: DiskShape
+    let files: [any Storage]
+    let parent: ParentReference?
+
+    private let table: VHDTable
+    private let metadata: [VHDMetadataPart]
+    private let cache: MetadataCache
+    private let order: BitOrder
+    private let unwritten: Extent.Place
+
+    /// Takes what `open` has checked. `metadata` is what no block may overlap; `order` is that of the bitmaps' bits.
+    init(
+        _ storage: any Storage, shape: DiskShape, parent: ParentReference?, table: VHDTable,
+        metadata: [VHDMetadataPart],
+        order: BitOrder, cacheBytes: Int
+    ) {
+        files = [storage]
+        self.shape = shape
+        self.parent = parent
+        self.metadata = metadata
+        self.order = order
+        var table = table
+        table.metadataEnd = metadata.map(\.end).max() ?? 0
+        self.table = table
+        // A clear bit means "ask the parent" in a differencing image; elsewhere it promises zeros.
+        unwritten = parent == nil ? .zero : .hole
+        cache = MetadataCache(storage, limitBytes: cacheBytes)
+    }
+
+    func map(_ detail: MapDetail, into runs: inout ExtentList) throws(ImageError) {
+        var budget = Self.walkBytes
+        do throws(ImageError) {
+            while !runs.remaining.isEmpty, budget > 0 {
+                guard try mapBlocks(into: &runs, budget: &budget) else { return }
+            }
+        } catch {
+            // Damage further on ends the answer: the walk that reaches it first says so.
+            guard runs.count > 0 else { throw error }
+        }
+    }
+
+    // MARK: - The table
+
+    /// Adds the blocks of one chunk of the table; false when the list takes no more.
+    private func mapBlocks(into runs: inout ExtentList, budget: inout Int) throws(ImageError) -> Bool {
+        let first = runs.remaining.lower >> table.blockShift
+        let last = (runs.remaining.upper - 1) >> table.blockShift
+        if first == last {
+            var entry: UInt32 = 0
+            try withUnsafeMutableBytes(of: &entry) { bytes throws(ImageError) in
+                try cache.read(at: table.entryOffset(first), into: bytes)
+            }
+            return try mapBlock(first, UInt32(bigEndian: entry), into: &runs, budget: &budget)
+        }
+        let count = Int(min(last - first + 1, UInt64(Self.chunkEntries)))
+        budget -= count * 4
+        return try withUnsafeTemporaryAllocation(byteCount: count * 4, alignment: 4) { bytes throws(ImageError) in
+            try cache.read(at: table.entryOffset(first), into: bytes)
+            return try mapChunk(first, UnsafeRawBufferPointer(bytes), into: &runs, budget: &budget)
+        }
+    }
+
+    /// Adds the blocks from `first` on, whose entries are `entries`; false when the list takes no more.
+    private func mapChunk(
+        _ first: UInt64, _ entries: UnsafeRawBufferPointer, into runs: inout ExtentList, budget: inout Int
+    ) throws(ImageError) -> Bool {
+        let count = entries.count / 4
+        var index = 0
+        while index < count {
+            var unused = index
+            while unused < count, entries.load(fromByteOffset: unused * 4, as: UInt32.self) == VHDTable.unused {
+                unused += 1
+            }
+            if unused > index {
+                let end = (first + UInt64(unused)) << table.blockShift
+                guard runs.append(.hole, length: end - runs.remaining.lower) else { return false }
+                index = unused
+            } else {
+                let entry = UInt32(bigEndian: entries.load(fromByteOffset: index * 4, as: UInt32.self))
+                let block = first + UInt64(index)
+                guard try mapBlock(block, entry, into: &runs, budget: &budget), budget > 0 else { return false }
+                index += 1
+            }
+        }
+        return true
+    }
+
+    /// Adds what is left of the range in `block`; false when the list takes no more.
+    private func mapBlock(
+        _ block: UInt64, _ entry: UInt32, into runs: inout ExtentList, budget: inout Int
+    ) throws(ImageError) -> Bool {
+        let within = runs.remaining.lower & (table.blockSize - 1)
+        let length = min(runs.remaining.length, table.blockSize - within)
+        guard entry != VHDTable.unused else { return runs.append(.hole, length: length) }
+        let bitmap = UInt64(entry) * 512
+        try check(block, at: bitmap)
+        return try mapSectors(from: within, to: within + length, bitmap: bitmap, into: &runs, budget: &budget)
+    }
+
+    /// Throws `.corrupt` unless the block that begins at byte `start` lies in the file and overlaps no metadata.
+    private func check(_ block: UInt64, at start: UInt64) throws(ImageError) {
+        let end = start + table.byteCount(of: block)
+        guard end <= table.dataEnd else {
+            throw ImageError(
+                .corrupt, "a block lies past the end of the file", at: table.entryOffset(block).rawValue)
+        }
+        guard start < table.metadataEnd else { return }
+        for part in metadata where start < part.end && part.start < end {
+            throw ImageError(
+                .corrupt, "a block overlaps the image's own tables", at: table.entryOffset(block).rawValue)
+        }
+    }
+
+    // MARK: - The bitmap
+
+    /// Adds the bytes `start` to `end` of the block whose bitmap begins at byte `bitmap` of the file; false when the list
+    /// takes no more or the walk has become long.
+    private func mapSectors(
+        from start: UInt64, to end: UInt64, bitmap: UInt64, into runs: inout ExtentList, budget: inout Int
+    ) throws(ImageError) -> Bool {
+        var position = start
+        while position < end {
+            let firstByte = position / (512 * 8)
+            let lastByte = (end - 1) / (512 * 8)
+            let count = Int(min(lastByte - firstByte + 1, UInt64(Self.pieceBytes)))
+            let pieceEnd = min(end, (firstByte + UInt64(count)) * (512 * 8))
+            budget -= count
+            let goesOn = try withUnsafeTemporaryAllocation(byteCount: count, alignment: 8) { bits throws(ImageError) in
+                try cache.read(at: HostOffset(bitmap + firstByte), into: bits)
+                let origin = firstByte * (512 * 8)
+                let data = bitmap + table.bitmapBytes + origin
+                return mapPiece(
+                    UnsafeRawBufferPointer(bits), from: position - origin, to: pieceEnd - origin, data: data,
+                    into: &runs)
+            }
+            guard goesOn, budget > 0 else { return false }
+            position = pieceEnd
+        }
+        return true
+    }
+
+    /// Adds the bytes `start` to `end`, counted from the first bit of `bits`, whose data begins at byte `data` of the
+    /// file; false when the list takes no more.
+    private func mapPiece(
+        _ bits: UnsafeRawBufferPointer, from start: UInt64, to end: UInt64, data: UInt64, into runs: inout ExtentList
+    ) -> Bool {
+        var position = start
+        let lastBit = Int(end.dividedRoundingUp(by: 512))
+        while position < end {
+            let bit = Int(position / 512)
+            let run = Bitmap.run(bits, from: bit, to: lastBit, order: order)
+            let runEnd = min(end, UInt64(bit + run.length) * 512)
+            let place: Extent.Place =
+                run.isSet ? .data(file: .image, offset: HostOffset(data + position)) : unwritten
+            let goesOn = runs.append(place, length: runEnd - position)
+            guard goesOn else { return false }
+            position = runEnd
+        }
+        return true
+    }
+}

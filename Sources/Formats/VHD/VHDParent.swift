@@ -1,0 +1,113 @@
+internal import Bytes
+internal import Storage
+
+/// How a differencing image names its parent: up to eight locators, and the name in the dynamic header.
+struct VHDParent {
+    /// What the image says about its parent; `Disk` finds and verifies it.
+    var reference: ParentReference
+    /// Where the locators' texts lie in the file.
+    var parts: [VHDMetadataPart]
+
+    /// The longest text of a locator in bytes: that of the longest path that Windows has.
+    private static let longestText: UInt32 = 64 << 10
+
+    /// Reads the locators of `header`. Throws `.malformed` for a text of an odd or absurd length and where no parent is
+    /// named at all, `.corrupt` for a text outside the file, and `.io`.
+    init(_ storage: any Storage, _ header: VHDDynamicHeader) throws(ImageError) {
+        var found: [(rank: Int, path: ParentReference.Path)] = []
+        parts = []
+        for index in 0..<8 {
+            let entry = header.bytes.span.bytes.extracting(droppingFirst: 576 + index * 24).extracting(first: 24)
+            guard let code = VHDLocatorCode(rawValue: entry.big(at: 0)) else { continue }
+            guard let part = try Self.text(of: entry, code, in: storage) else { continue }
+            parts.append(part)
+            let bytes = try storage.bytes(at: HostOffset(part.start), count: Int(part.end - part.start))
+            if let path = code.path(bytes) { found.append((code.rank, path)) }
+        }
+        let name = header.bytes[64..<576]
+        if let path = VHDParentName.path(name) { found.append((VHDLocatorCode.rankOfName, path)) }
+        var paths: [ParentReference.Path] = []
+        for rank in 0...VHDLocatorCode.rankOfName {
+            for path in found where path.rank == rank && !paths.contains(path.path) { paths.append(path.path) }
+        }
+        guard !paths.isEmpty else {
+            throw ImageError(.malformed, "the differencing image names no parent")
+        }
+        // XenServer's way of saying that the parent is a raw disk, which has no identifier.
+        let isRaw = header.parentID == .zero
+        reference = ParentReference(
+            paths: paths, format: isRaw ? "raw" : "vhd", identities: isRaw ? [] : [header.parentID])
+    }
+
+    /// Where the text of a locator lies; nil when it has none.
+    private static func text(
+        of entry: RawSpan, _ code: VHDLocatorCode, in storage: any Storage
+    ) throws(ImageError) -> VHDMetadataPart? {
+        let length: UInt32 = entry.big(at: 8)
+        let offset: UInt64 = entry.big(at: 16)
+        guard length > 0 else { return nil }
+        guard storage.holds(HostOffset(offset), count: UInt64(length)) else {
+            throw ImageError(
+                .corrupt, "a parent locator lies outside the file", at: offset, detail: "\(length) bytes")
+        }
+        guard length <= Self.longestText else {
+            throw ImageError(.malformed, "a parent locator is too long", at: offset, detail: "\(length) bytes")
+        }
+        // The space is in sectors by the specification, and in bytes as Microsoft's own programs write it.
+        let space = UInt64(entry.big(UInt32.self, at: 4))
+        let spaceBytes = space < 512 ? space * 512 : space
+        guard space == 0 || UInt64(length) <= spaceBytes else {
+            throw ImageError(.malformed, "a parent locator is longer than its space", at: offset)
+        }
+        guard !code.isUTF16 || length % 2 == 0 else {
+            throw ImageError(.malformed, "a parent locator in UTF-16 has an odd length", at: offset)
+        }
+        return VHDMetadataPart(at: offset, count: UInt64(length))
+    }
+}
+
+/// The platforms of parent locators (VHD specification, "Parent Locator Entry"): four ASCII characters.
+enum VHDLocatorCode: UInt32 {
+    /// "W2ru": a relative Windows path in UTF-16LE.
+    case windowsRelative = 0x5732_7275
+    /// "W2ku": an absolute Windows path in UTF-16LE.
+    case windowsAbsolute = 0x5732_6B75
+    /// "MacX": a file URL in UTF-8.
+    case fileURL = 0x4D61_6358
+    /// "Wi2r", deprecated: a relative Windows path in the writer's code page.
+    case ansiRelative = 0x5769_3272
+    /// "Wi2k", deprecated: an absolute Windows path in the writer's code page.
+    case ansiAbsolute = 0x5769_326B
+    /// "Mac ": an alias of Mac OS 9, of use to nothing else.
+    case macAlias = 0x4D61_6320
+
+    /// The place of the name in the dynamic header among the ranks: the last.
+    static let rankOfName = 5
+
+    /// Which kind of locator is tried first.
+    var rank: Int {
+        switch self {
+        case .windowsRelative: 0
+        case .windowsAbsolute: 1
+        case .fileURL: 2
+        case .ansiRelative: 3
+        case .ansiAbsolute, .macAlias: 4
+        }
+    }
+
+    /// Whether the text is in units of two bytes.
+    var isUTF16: Bool { self == .windowsRelative || self == .windowsAbsolute }
+
+    /// The path that the text of a locator says, or nil where it says none.
+    func path(_ bytes: [UInt8]) -> ParentReference.Path? {
+        switch self {
+        case .windowsRelative, .windowsAbsolute:
+            VHDWindowsPath.path(VHDPathText.utf16(bytes[...], isBig: false), isRelative: self == .windowsRelative)
+        case .ansiRelative, .ansiAbsolute:
+            // Which code page it was is not recorded; the first 256 characters of Unicode fit western ones.
+            VHDWindowsPath.path(VHDPathText.latin1(bytes), isRelative: self == .ansiRelative)
+        case .fileURL: VHDFileURL.path(bytes)
+        case .macAlias: nil
+        }
+    }
+}

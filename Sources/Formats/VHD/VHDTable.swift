@@ -1,0 +1,71 @@
+internal import Bytes
+internal import Storage
+
+/// The block allocation table and the geometry of blocks (VHD specification, "Block Allocation Table and Data Blocks").
+///
+/// An entry is the absolute sector at which a block begins: first its bitmap, padded to sectors, then its data. Numbers
+/// only, so that a reader carries no reference around.
+struct VHDTable: BitwiseCopyable, Sendable {
+    /// The entry of a block that the image does not hold.
+    static let unused = UInt32.max
+
+    /// Where the table begins in the file, in bytes.
+    var offset: UInt64
+    /// The size of the disk in bytes.
+    var virtualSize: UInt64
+    /// The logarithm of the block size.
+    var blockShift: UInt64
+    /// The bytes of a block's bitmap, a multiple of 512.
+    var bitmapBytes: UInt64
+    /// Where blocks must end in the file, in bytes.
+    var dataEnd: UInt64
+    /// No metadata lies at or above this byte of the file, apart from the blocks' bitmaps.
+    var metadataEnd: UInt64 = 0
+
+    /// The bytes of disk in a block.
+    var blockSize: UInt64 { 1 << blockShift }
+
+    /// Checks that the table of `header` covers a disk of `virtualSize` bytes and lies in the file. Throws `.corrupt`.
+    init(_ header: VHDDynamicHeader, virtualSize: UInt64, dataEnd: UInt64) throws(ImageError) {
+        let entries = UInt64(header.maxTableEntries)
+        guard entries * UInt64(header.blockSize) >= virtualSize else {
+            throw ImageError(
+                .corrupt, "the block allocation table is too short for the disk's size", at: header.tableOffset,
+                detail: "\(entries) blocks of \(header.blockSize) bytes for \(virtualSize) bytes")
+        }
+        guard let end = header.tableOffset.checkedAdding(entries * 4), end <= dataEnd else {
+            throw ImageError(
+                .corrupt, "the block allocation table does not lie in the file", at: header.tableOffset,
+                detail: "\(entries) entries")
+        }
+        offset = header.tableOffset
+        self.virtualSize = virtualSize
+        blockShift = UInt64(header.blockSize.trailingZeroBitCount)
+        let sectors = UInt64(header.blockSize) / 512
+        bitmapBytes = sectors.dividedRoundingUp(by: 8 * 512) * 512
+        self.dataEnd = dataEnd
+    }
+
+    /// Where the entry of `block` is.
+    func entryOffset(_ block: UInt64) -> HostOffset { HostOffset(offset + block * 4) }
+
+    /// How many bytes of the file an allocated `block` takes at least, bitmap included. The last block of a disk may be
+    /// cut where the disk ends.
+    func byteCount(of block: UInt64) -> UInt64 {
+        bitmapBytes + min(blockSize, virtualSize - (block << blockShift))
+    }
+}
+
+/// A part of the file that no block may overlap.
+struct VHDMetadataPart: BitwiseCopyable, Sendable {
+    /// The first byte.
+    var start: UInt64
+    /// The byte after the last one.
+    var end: UInt64
+
+    /// `count` bytes from `start` on; the caller has checked that they lie in the file.
+    init(at start: UInt64, count: UInt64) {
+        self.start = start
+        end = start + count
+    }
+}
