@@ -58,3 +58,5 @@ int clinux_thread_start(pthread_t *thread, const char *name, void *(*body)(void 
     if (code == 0) pthread_setname_np(*thread, name);
     return code;
 }
+
+void clinux_watch_remove(int inotify, int watch) { (void)inotify_rm_watch(inotify, watch); }

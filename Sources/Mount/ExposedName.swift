@@ -24,11 +24,16 @@ enum ExposedName {
         hasSuffix(name) || name.count + suffix.count > longest ? name : name + suffix
     }
 
+    /// The name that an image takes when its usual one belongs to a neighbour.
+    static func yielding(_ usual: Name) -> Name { usual + Name(".1".utf8) }
+
     /// The image names that `exposed` may stand for, the one that wins first.
     static func origins(of exposed: Name) -> [Name] {
         var result = [exposed]
-        if exposed.count > suffix.count, exposed.suffix(4) == suffix[...] { result.append(exposed.dropLast(4)) }
-        return result.map { Name($0) }.filter { of($0) == exposed }
+        for end in [suffix, yielding(suffix)] where exposed.count > end.count && exposed.suffix(end.count) == end[...] {
+            result.append(Name(exposed.dropLast(end.count)))
+        }
+        return result.filter { of($0) == exposed || yielding(of($0)) == exposed }
     }
 
     /// What views of an image are named after: the original name.

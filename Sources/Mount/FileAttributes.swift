@@ -48,6 +48,7 @@ enum FileType {
     static let mask = UInt32(S_IFMT)
     static let directory = UInt32(S_IFDIR)
     static let regular = UInt32(S_IFREG)
+    static let link = UInt32(S_IFLNK)
 
     /// The bits of a directory or of a regular file.
     static func bits(isDirectory: Bool) -> UInt32 { isDirectory ? directory : regular }

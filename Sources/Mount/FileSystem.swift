@@ -56,8 +56,10 @@ final class FileSystem: Sendable {
             throw error
         }
         result.ino = child.id
-        result.attr_timeout = attributeTimeout(child)
-        result.entry_timeout = context.options.entryTimeout ?? min(directory.timeout, child.timeout)
+        let timeout = entry.timeout ?? directory.timeout
+        result.entry_timeout = context.options.entryTimeout ?? timeout
+        // The watch of a directory tells of changes of the files in it; a subdirectory answers for itself.
+        result.attr_timeout = entry.isDirectory ? attributeTimeout(child) : context.options.attrTimeout ?? timeout
         return result
     }
 

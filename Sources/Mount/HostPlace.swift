@@ -33,9 +33,10 @@ struct HostPlace: Sendable {
         }
     }
 
-    /// The facts of what is there now, symbolic links followed where they stay inside. Throws like `open`.
-    func facts() throws(ImageError) -> HostFacts {
-        let descriptor = try open(clinux_path_only)
+    /// The facts of what is there now; a symbolic link is followed where it stays inside, or not at all. Throws like
+    /// `open`.
+    func facts(following: Bool = true) throws(ImageError) -> HostFacts {
+        let descriptor = try open(following ? clinux_path_only : clinux_path_only | O_NOFOLLOW)
         defer { close(descriptor) }
         return try Self.facts(of: descriptor, text)
     }

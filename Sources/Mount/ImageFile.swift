@@ -12,7 +12,7 @@ final class ImageFile: FileContent {
         /// The image that the user named: open from the start, for as long as the mount lives.
         case named(String)
         /// An image met in a directory.
-        case found(HostPlace)
+        case found(HostPlace, Classifier)
     }
 
     /// What is known of the disk without opening it: its size, or why it has none.
@@ -50,20 +50,36 @@ final class ImageFile: FileContent {
     }
 
     func noticed(at place: HostPlace) {
-        state.withLock { if case .found = $0.source { $0.source = .found(place) } }
+        state.withLock { state in
+            if case .found(_, let classifier) = state.source { state.source = .found(place, classifier) }
+        }
     }
 
-    /// Learns what a fresh look at the headers found.
-    func noticed(_ facts: HostFacts, _ peek: Peek) {
+    /// Looks at the host file again. One that has vanished stays what it was for as long as somebody has it open. Throws
+    /// `.missing`.
+    private func refresh() throws(ImageError) {
+        guard case .found(let place, let classifier) = state.withLock({ $0.source }) else { return }
+        let now: HostFacts?
+        do throws(ImageError) { now = try place.facts() } catch { now = nil }
+        let known = facts
+        guard let now, now.identity == known.identity else {
+            if state.withLock({ $0.users > 0 }) { return }
+            throw ImageError(.missing, "the image is gone", errno: ESTALE)
+        }
+        guard now != known else { return }
+        guard case .image(let peek) = classifier.verdict(of: place, now) else {
+            throw ImageError(.missing, "the file is no image any more", errno: ESTALE)
+        }
         state.withLock { state in
-            if facts.stamp != state.facts.stamp { state.allocated = nil }
-            state.facts = facts
+            if now.stamp != state.facts.stamp { state.allocated = nil }
+            state.facts = now
             state.peek = peek
         }
     }
 
     func attributes() throws(ImageError) -> FileAttributes {
-        state.withLock { state in
+        try refresh()
+        return state.withLock { state in
             var result = context.fileAttributes(state.facts)
             switch state.peek {
             case .success(let size):
@@ -93,6 +109,7 @@ final class ImageFile: FileContent {
     /// The open disk, held for one user until `release()`, and whether the kernel's cache is still true. Throws what
     /// opening the image throws.
     func acquire() throws(ImageError) -> (disk: Disk, keepsCache: Bool) {
+        try refresh()
         let result = state.withLock { (state) -> Result<(Disk, Bool), ImageError> in
             do throws(ImageError) {
                 let known = state.stamps
@@ -156,7 +173,7 @@ final class ImageFile: FileContent {
     private func reopen(_ state: State) throws(ImageError) -> Disk {
         switch state.source {
         case .named(let path): return try Disk.open(path: path, options: context.options.disk)
-        case .found(let place):
+        case .found(let place, _):
             if case .failure(let error) = state.peek { throw error }
             return try Self.open(place, expecting: state.facts.identity, context)
         }

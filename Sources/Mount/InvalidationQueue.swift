@@ -4,7 +4,7 @@ internal import Glibc
 internal import Synchronization
 
 /// Something that the kernel must forget.
-enum Invalidation: Sendable {
+enum Invalidation: Hashable, Sendable {
     /// Attributes and pages of a node.
     case node(UInt64)
     /// A name in a directory.

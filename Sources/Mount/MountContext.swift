@@ -12,6 +12,8 @@ final class MountContext: Sendable {
     let began = Int64(time(nil)) * 1_000_000_000
     /// Names and attributes that may have to be dropped from the kernel's caches.
     let invalidations = InvalidationQueue()
+    /// Called when an image has been opened.
+    let onOpened = Mutex<(@Sendable () -> Void)?>(nil)
     private let openImages = Mutex<[ObjectIdentifier: ImageFile]>([:])
 
     init(_ options: MountOptions) {
@@ -25,6 +27,7 @@ final class MountContext: Sendable {
     /// Counts an image among those that are open.
     func opened(_ image: ImageFile) {
         openImages.withLock { $0[ObjectIdentifier(image)] = image }
+        onOpened.withLock { $0 }?()
     }
 
     /// Counts it no longer.

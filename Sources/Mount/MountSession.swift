@@ -75,7 +75,8 @@ package final class MountSession: Sendable {
         }
         raiseReadAhead(mounted.device)
         if options.restrict { Restriction(options, context.log).apply() }
-        let threads = ServingThreads(session: mounted.session, context: context)
+        let threads = ServingThreads(
+            session: mounted.session, context: context, watcher: tree.watcher, table: system.table)
         let started = threads.start(count: workerCount)
         do throws(ImageError) {
             guard started else { throw ImageError(.io, "cannot start threads", errno: EAGAIN) }
@@ -110,9 +111,7 @@ package final class MountSession: Sendable {
     }
 
     /// Looks at the source anew: the kernel forgets names and attributes.
-    package func rescan() {
-        context.invalidations.push(system.table.numbers().map { .node($0) })
-    }
+    package func rescan() { tree.rescan(system.table) }
 
     /// How many workers there are: two for each processor, 2 to 8.
     private var workerCount: Int {

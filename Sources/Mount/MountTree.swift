@@ -2,16 +2,30 @@ internal import CLinux
 internal import Disk
 internal import Glibc
 internal import Storage
+internal import Synchronization
 
 /// What the mount shows: one image, or a directory of images.
 final class MountTree: Sendable {
     let root: Content
     /// The paths of the disks in image mode.
     let exposedFiles: [String]
+    /// What notices changes in directory mode.
+    let watcher: Watcher?
+    private let classifier: Classifier?
 
     /// Opens the source. Throws what opening an image or a directory throws.
     init(_ context: MountContext, onFile: Bool) throws(ImageError) {
         let options = context.options
+        if options.isDirectoryMode {
+            let tree = HostTree(context)
+            root = try Self.openDirectory(tree, options.source)
+            watcher = tree.watcher
+            classifier = tree.classifier
+            exposedFiles = []
+            return
+        }
+        watcher = nil
+        classifier = nil
         let image = try Self.openImage(context)
         if onFile {
             root = .file(image)
@@ -37,5 +51,23 @@ final class MountTree: Sendable {
             timeout: 86400)
         context.opened(image)
         return image
+    }
+
+    private static func openDirectory(_ tree: HostTree, _ path: String) throws(ImageError) -> Content {
+        let place = HostPlace(root: try HostRoot(path: path), path: [UInt8(ascii: ".")])
+        let facts = try place.facts()
+        guard try tree.hasImage(at: place) else {
+            throw ImageError(
+                .missing, "no disk image (VHDX, VHD, qcow2, *.raw, *.img) in the directory or below it", file: path)
+        }
+        let watcher = tree.watcher
+        tree.context.onOpened.withLock { $0 = { watcher.wake() } }
+        return .directory(HostDirectory(tree, place, facts, key: .root))
+    }
+
+    /// Lets the kernel forget all names and attributes, so that it asks again.
+    func rescan(_ table: NodeTable) {
+        classifier?.forget()
+        watcher?.forgetAll(table)
     }
 }

@@ -34,8 +34,14 @@ protocol DirectoryContent: AnyObject, Sendable {
     func entry(named name: Name) throws(ImageError) -> Entry?
     /// What stat(2) shows, except for the inode number. Throws `.missing` and `.io`.
     func attributes() throws(ImageError) -> FileAttributes
-    /// How long names and attributes in it may be kept, in seconds.
+    /// Learns where the host directory was met just now.
+    func noticed(at place: HostPlace)
+    /// How long names in it and its own attributes may be kept, in seconds.
     var timeout: Double { get }
+}
+
+extension DirectoryContent {
+    func noticed(at place: HostPlace) {}
 }
 
 /// A file of the mount.
@@ -61,16 +67,19 @@ struct Entry: Sendable {
     let isDirectory: Bool
     /// Where the host file behind it is, if it has one.
     let place: HostPlace?
+    /// How long the name may be kept, in seconds; nil for what its directory says.
+    let timeout: Double?
     let make: @Sendable () -> Content
 
     init(
-        _ name: Name, _ key: NodeKey, isDirectory: Bool, place: HostPlace? = nil,
+        _ name: Name, _ key: NodeKey, isDirectory: Bool, place: HostPlace? = nil, timeout: Double? = nil,
         make: @escaping @Sendable () -> Content
     ) {
         self.name = name
         self.key = key
         self.isDirectory = isDirectory
         self.place = place
+        self.timeout = timeout
         self.make = make
     }
 }
@@ -138,12 +147,13 @@ final class NodeTable: Sendable {
 
     /// The number of the node with `key`, if the kernel holds it.
     func number(of key: NodeKey) -> UInt64? {
-        state.withLock { $0.numbers[key] }
+        if key == .root { return 1 }
+        return state.withLock { $0.numbers[key] }
     }
 
-    /// The numbers of all nodes that the kernel holds.
-    func numbers() -> [UInt64] {
-        state.withLock { Array($0.slots.keys) }
+    /// All nodes that the kernel holds, the root among them.
+    func nodes() -> [Node] {
+        [root] + state.withLock { $0.slots.values.map(\.node) }
     }
 
     /// The node that `entry` stands for, which the kernel now holds once more.
@@ -159,7 +169,12 @@ final class NodeTable: Sendable {
             state.numbers[entry.key] = node.id
             return node
         }
-        if let place = entry.place, case .file(let file) = node.content { file.noticed(at: place) }
+        if let place = entry.place {
+            switch node.content {
+            case .file(let file): file.noticed(at: place)
+            case .directory(let directory): directory.noticed(at: place)
+            }
+        }
         return node
     }
 

@@ -14,12 +14,16 @@ final class ServingThreads {
 
     private let session: SessionHandle
     private let context: MountContext
+    private let watcher: Watcher?
+    private let table: NodeTable
     private var workers: [pthread_t] = []
     private var others: [pthread_t] = []
 
-    init(session: SessionHandle, context: MountContext) {
+    init(session: SessionHandle, context: MountContext, watcher: Watcher?, table: NodeTable) {
         self.session = session
         self.context = context
+        self.watcher = watcher
+        self.table = table
     }
 
     /// Starts `count` workers and the others. False when not even one worker could be started.
@@ -36,6 +40,10 @@ final class ServingThreads {
             workers.append(thread)
         }
         if let thread = run("platter-notify", { context.invalidations.run(session) }) { others.append(thread) }
+        if let watcher {
+            let table = table
+            if let thread = run("platter-watch", { watcher.run(table) }) { others.append(thread) }
+        }
         return !workers.isEmpty
     }
 
@@ -43,6 +51,7 @@ final class ServingThreads {
     func join() {
         for thread in workers { pthread_join(thread, nil) }
         context.invalidations.end()
+        watcher?.end()
         for thread in others { pthread_join(thread, nil) }
         clinux_fuse_thread_done()
     }

@@ -78,6 +78,8 @@ int clinux_seccomp(void);
 int clinux_watch_open(void);
 // Watches the directory behind an open descriptor. The watch number, or -1 with errno.
 int clinux_watch_add(int inotify, int directory);
+// Ends a watch.
+void clinux_watch_remove(int inotify, int watch);
 // Calls `each` for every event that can be read now. 0 when there is no more, -1 with errno.
 #define CLINUX_WATCH_OVERFLOW 1  // events were lost
 #define CLINUX_WATCH_GONE 2      // the watch has ended
