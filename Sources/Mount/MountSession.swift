@@ -25,6 +25,8 @@ package final class MountSession: Sendable {
         var device: UInt64
         /// The socket of the unmount helper, or -1.
         var helper: Int32
+        /// Its process number.
+        var helperProcess: pid_t
         /// Where a byte ends the connection, or -1.
         var abort: Int32
     }
@@ -57,7 +59,7 @@ package final class MountSession: Sendable {
         if helper < 0 { context.log.warning("no unmount helper: \(text(errno)); a signal cannot detach the mount") }
         let abort = clinux_abort_descriptor(device)
         if abort < 0 { context.log.debug("the connection cannot be aborted by number: \(text(errno))") }
-        mounted.withLock { $0 = Mounted(session: session, device: device, helper: helper, abort: abort) }
+        mounted.withLock { $0 = Mounted(session: session, device: device, helper: helper, helperProcess: pid, abort: abort) }
     }
 
     /// Answers requests until the last user of the mount is gone. `onReady` is called once the mount answers. Throws
@@ -141,7 +143,10 @@ package final class MountSession: Sendable {
     private func finish(_ mounted: Mounted) {
         self.mounted.withLock { $0 = nil }
         if mounted.abort >= 0 { close(mounted.abort) }
-        if mounted.helper >= 0 { close(mounted.helper) }
+        if mounted.helper >= 0 {
+            close(mounted.helper)
+            while waitpid(mounted.helperProcess, nil, 0) < 0, errno == EINTR {}
+        }
         // Not fuse_session_unmount: a newer mount may be on the path by now.
         fuse_session_destroy(mounted.session.pointer)
     }
