@@ -24,6 +24,7 @@ package final class MetadataCache: Sendable {
     private nonisolated(unsafe) let tags: UnsafeMutablePointer<Atomic<UInt64>>
     private nonisolated(unsafe) let versions: UnsafeMutablePointer<Atomic<UInt64>>
     private nonisolated(unsafe) let recentlyUsed: UnsafeMutablePointer<Atomic<Bool>>
+    private nonisolated(unsafe) let hands: UnsafeMutablePointer<Atomic<UInt64>>
     private nonisolated(unsafe) let words: UnsafeMutablePointer<Atomic<UInt64>>
     private nonisolated(unsafe) let locks: UnsafeMutablePointer<Mutex<Int>>
 
@@ -41,6 +42,8 @@ package final class MetadataCache: Sendable {
             (versions + frame).initialize(to: Atomic(0))
             (recentlyUsed + frame).initialize(to: Atomic(false))
         }
+        hands = .allocate(capacity: setCount)
+        for set in 0..<setCount { (hands + set).initialize(to: Atomic(0)) }
         // The words are plain integers whose first use is a store, so they need no initialisation, and untouched
         // frames cost no memory.
         words = .allocate(capacity: frames * Self.wordsPerPage)
@@ -52,6 +55,7 @@ package final class MetadataCache: Sendable {
         for index in 0..<Self.lockCount { (locks + index).deinitialize(count: 1) }
         locks.deallocate()
         words.deallocate()
+        hands.deallocate()
         recentlyUsed.deallocate()
         versions.deallocate()
         tags.deallocate()
@@ -173,18 +177,20 @@ package final class MetadataCache: Sendable {
     }
 
     /// Puts a page into a frame of its set. The caller holds the group's lock; a set belongs to groups of more than one
-    /// lock, so a frame is claimed by moving its version from even to odd.
+    /// lock, so a frame is claimed by moving its version from even to odd. Every page starts at the next frame of its
+    /// set, or the pages of one group would push each other out of a small cache as they come in.
     private func store(_ page: UInt64, _ bytes: UnsafeRawBufferPointer) {
         let first = firstFrame(of: page)
+        let hand = Int(truncatingIfNeeded: hands[first / Self.ways].wrappingAdd(1, ordering: .relaxed).oldValue)
         var frame = first
         var version: UInt64 = 0
-        var turn = Int(truncatingIfNeeded: page)
+        var turn = 0
         while true {
-            frame = first + turn % Self.ways
+            frame = first + (hand &+ turn) & (Self.ways - 1)
             turn &+= 1
             version = versions[frame].load(ordering: .relaxed)
             guard version & 1 == 0 else { continue }
-            if recentlyUsed[frame].exchange(false, ordering: .relaxed), turn & 15 != 0 { continue }
+            if recentlyUsed[frame].exchange(false, ordering: .relaxed), turn <= Self.ways { continue }
             let claimed = versions[frame].compareExchange(
                 expected: version, desired: version + 1, ordering: .acquiringAndReleasing)
             if claimed.exchanged { break }
