@@ -55,7 +55,7 @@ let package = Package(
             path: "Tests/TestSupport", swiftSettings: settings),
         .testTarget(name: "BytesTests", dependencies: ["Bytes", "TestSupport"], swiftSettings: settings),
         .testTarget(
-            name: "StorageTests", dependencies: ["Bytes", "Storage", "TestSupport", systemPackage],
+            name: "StorageTests", dependencies: ["Bytes", "Storage", "TestSupport", "CLinux", systemPackage],
             swiftSettings: settings),
         .testTarget(
             name: "FormatsTests", dependencies: ["Bytes", "Storage", "Formats", "TestSupport", systemPackage],
