@@ -2,38 +2,38 @@ internal import Bytes
 internal import Formats
 internal import Storage
 
-extension Disk {
-    /// Copies the bytes from `skip` on of a decoded unit into `target`.
+extension Level {
+    /// Copies the bytes from `skip` on of a decoded unit of `file` into `target`.
     ///
     /// A read of a whole unit decodes straight into the caller's memory; a part goes through the cache, for the reader
-    /// will want the rest.
+    /// will want the rest. Throws `.corrupt` and `.io`.
     func decode(
-        _ unit: StoredUnit, from skip: Int, layer: Int, into target: UnsafeMutableRawBufferPointer
+        _ unit: StoredUnit, in file: any Storage, from skip: Int, into target: UnsafeMutableRawBufferPointer,
+        _ cache: DecodeCache
     ) throws(ImageError) {
-        guard let decoder = layers[layer].driver.decoder else {
-            throw ImageError(.corrupt, "a compressed run in an image without compression", at: unit.offset.rawValue)
-        }
+        let decoder = try decoder(at: unit.offset)
         let size = decoder.unitBytes
         guard skip <= size, target.count <= size - skip else {
-            throw ImageError(.corrupt, "a run reaches past its compressed unit", at: unit.offset.rawValue)
+            throw ImageError(
+                .corrupt, "a run reaches past its compressed unit", at: unit.offset.rawValue, file: file.name)
         }
-        if let cached = open.decoded.unit(unit) {
+        if let cached = cache.unit(unit) {
             target.copyMemory(from: UnsafeRawBufferPointer(rebasing: cached.bytes[skip..<(skip + target.count)]))
         } else if target.count == size {
-            try load(unit, decoder, into: target)
+            try load(unit, in: file, decoder, into: target)
         } else {
             let decoded = try DecodedUnit(count: size) { (memory) throws(ImageError) in
-                try load(unit, decoder, into: memory)
+                try load(unit, in: file, decoder, into: memory)
             }
             target.copyMemory(from: UnsafeRawBufferPointer(rebasing: decoded.bytes[skip..<(skip + target.count)]))
-            open.decoded.keep(decoded, as: unit)
+            cache.keep(decoded, as: unit)
         }
     }
 
     private func load(
-        _ unit: StoredUnit, _ decoder: any BlockDecoder, into memory: UnsafeMutableRawBufferPointer
+        _ unit: StoredUnit, in file: any Storage, _ decoder: any BlockDecoder,
+        into memory: UnsafeMutableRawBufferPointer
     ) throws(ImageError) {
-        let file = open.table[Int(unit.file)]
         var failure: ImageError?
         // A stored unit is never much longer than a decoded one; what is more was refused by the format.
         withUnsafeTemporaryAllocation(byteCount: Int(unit.length), alignment: 16) { stored in

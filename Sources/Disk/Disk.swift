@@ -17,11 +17,15 @@ package final class Disk: Sendable {
     package let layers: [Layer]
 
     let open: OpenFiles
+    /// The layers as reads go through them.
+    let top: Level
     /// Where this view begins on the disk that the layers show.
     let base: UInt64
 
+    /// A view of `layers`, which are not empty, the topmost first.
     init(name: String, layers: [Layer], window: ByteRange, open: OpenFiles) {
         self.name = name
+        top = Level(layers[...])
         self.layers = layers
         self.open = open
         base = window.lower

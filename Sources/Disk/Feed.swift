@@ -64,10 +64,7 @@ extension Disk {
             let count = Int(run.length - moved)
             let step: Int?
             switch run.source {
-            case .host(let file, let offset):
-                let position = HostOffset(offset.rawValue + moved)
-                step = try open.table[Int(file)].splice(from: position, count: count, into: pipe)
-                if step == 0 { throw .shortFile(at: position.rawValue, open.table[Int(file)]) }
+            case .host: step = try top.splice(run, from: moved, count: count, into: pipe)
             case .zero, .hole: step = try ZeroSource.shared?.splice(count: count, into: pipe)
             case .encoded: step = nil
             }

@@ -18,32 +18,21 @@ extension Disk {
                 for index in 0..<runs.count {
                     let run = runs[index]
                     let end = done + Int(run.length)
-                    try copy(run, into: UnsafeMutableRawBufferPointer(rebasing: buffer[done..<end]))
+                    try top.copy(run, into: UnsafeMutableRawBufferPointer(rebasing: buffer[done..<end]), open.decoded)
                     done = end
                 }
             }
         } catch { throw report(error, at: range.lower + UInt64(done)) }
     }
 
-    private func copy(_ run: DiskRun, into target: UnsafeMutableRawBufferPointer) throws(ImageError) {
-        switch run.source {
-        case .host(let file, let offset):
-            let count = try open.table[Int(file)].read(at: offset, into: target)
-            guard count == target.count else {
-                throw .shortFile(at: offset.rawValue + UInt64(count), open.table[Int(file)])
-            }
-        case .zero, .hole:
-            target.initializeMemory(as: UInt8.self, repeating: 0)
-        case .encoded(let file, let offset, let length, let skip):
-            let unit = StoredUnit(file: file, offset: offset, length: length)
-            try decode(unit, from: Int(skip), layer: Int(run.layer), into: target)
+    /// Fills `runs` with the places of its range, which is one of the disk that the layers show (not of the window) and
+    /// lies within it. Stops early when the list is full. Throws only when not even the first byte has an answer: damage
+    /// further on ends the list, and is thrown when it is asked for.
+    func resolve(_ detail: MapDetail, into runs: inout RunList) throws(ImageError) {
+        do throws(ImageError) {
+            _ = try top.resolve(detail, runs.range, into: &runs)
+        } catch {
+            guard runs.count > 0 else { throw error }
         }
-    }
-}
-
-extension ImageError {
-    /// A host file that holds less than it did when it was opened.
-    static func shortFile(at offset: UInt64, _ file: any Storage) -> ImageError {
-        ImageError(.corrupt, "the file has become shorter while it was open", at: offset, file: file.name)
     }
 }

@@ -1,13 +1,14 @@
 internal import Bytes
+internal import Formats
 
 /// One run of the flat disk and where it is, with every layer asked.
 struct DiskRun: BitwiseCopyable {
     /// Where the bytes are.
     enum Source: BitwiseCopyable {
-        /// Verbatim in file `file` of the disk's table.
-        case host(file: UInt16, offset: HostOffset)
+        /// Verbatim in a file of the layer that answered.
+        case host(file: FileSlot, offset: HostOffset)
         /// In a stored unit of `length` bytes; the run begins `skip` bytes into the decoded unit.
-        case encoded(file: UInt16, offset: HostOffset, length: UInt32, skip: UInt32)
+        case encoded(file: FileSlot, offset: HostOffset, length: UInt32, skip: UInt32)
         /// A layer says zeros.
         case zero
         /// No layer has anything: zeros.

@@ -49,9 +49,9 @@ extension Disk {
             defer { start += run.length }
             let place: MappedRun.Place =
                 switch run.source {
-                case .host(let file, let offset): .data(file: open.table[Int(file)].name, offset: offset.rawValue)
+                case .host(let file, let offset): .data(file: fileName(run, file), offset: offset.rawValue)
                 case .encoded(let file, let offset, let length, _):
-                    .encoded(file: open.table[Int(file)].name, offset: offset.rawValue, length: length)
+                    .encoded(file: fileName(run, file), offset: offset.rawValue, length: length)
                 case .zero: .zero
                 case .hole: .hole
                 }
@@ -69,6 +69,10 @@ extension Disk {
         }
         let limit = size.roundedUp(toPowerOfTwo: 512) ?? size
         return max(512, min(sum.roundedUp(toPowerOfTwo: 512) ?? .max, limit))
+    }
+
+    private func fileName(_ run: DiskRun, _ file: FileSlot) -> String {
+        layers[Int(run.layer)].driver.files[Int(file.rawValue)].name
     }
 
     private func first(from position: UInt64, where wanted: (DiskRun) -> Bool) throws(ImageError) -> UInt64? {
