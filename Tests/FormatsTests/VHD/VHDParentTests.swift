@@ -1,0 +1,115 @@
+import Bytes
+import Formats
+import Storage
+import TestSupport
+import Testing
+
+/// The rules about how a differencing image names its parent.
+@Suite struct VHDParentTests {
+    private typealias Path = ParentReference.Path
+    private typealias Locator = VHDBuilder.Locator
+
+    private func image(_ locators: [VHDBuilder.Locator], name: [UInt8] = []) -> VHDBuilder {
+        var image = VHDBuilder(size: 4096)
+        image.type = 4
+        image.parentID = [UInt8](repeating: 0xB6, count: 16)
+        image.locators = locators
+        image.parentName = name
+        return image
+    }
+
+    private func paths(_ locators: [VHDBuilder.Locator], name: [UInt8] = []) throws -> [ParentReference.Path] {
+        try #require(try Asking.open(image(locators, name: name).bytes()).parent).paths
+    }
+
+    @Test func everyKindInTheOrderInWhichTheyAreTried() throws {
+        let found = try paths(
+            [
+                Locator(code: "Wi2k", text: Array("D:\\old\\\u{70}.vhd".utf8)),
+                Locator(code: "Wi2r", text: Array(".\\caf".utf8) + [0xE9]),
+                Locator(code: "Mac ", text: [1, 2, 3]),
+                Locator(code: "MacX", text: Array("file:///Users/a%20b/p.vhd".utf8)),
+                Locator(code: "W2ku", text: VHDBuilder.utf16LE("C:\\vm\\p.vhd")),
+                Locator(code: "W2ru", text: VHDBuilder.utf16LE("..\\base\\p.vhd")),
+            ], name: VHDBuilder.utf16BE("C:\\vm\\named.vhd"))
+        #expect(
+            found == [
+                Path(base: .image, text: "../base/p.vhd"), Path(base: .windows, text: "C:/vm/p.vhd"),
+                Path(base: .host, text: "/Users/a b/p.vhd"), Path(base: .image, text: "./caf\u{E9}"),
+                Path(base: .windows, text: "D:/old/p.vhd"), Path(base: .image, text: "named.vhd"),
+            ])
+    }
+
+    @Test func identityIsChecked() throws {
+        let parent = try #require(try Asking.open(image([], name: VHDBuilder.utf16BE("p.vhd")).bytes()).parent)
+        #expect(parent.format == "vhd")
+        #expect(parent.identities == [GUID(low: 0xB6B6_B6B6_B6B6_B6B6, high: 0xB6B6_B6B6_B6B6_B6B6)])
+    }
+
+    @Test func parentWithoutIdentifierIsRaw() throws {
+        var child = image([], name: VHDBuilder.utf16BE("p.img"))
+        child.parentID = [UInt8](repeating: 0, count: 16)
+        let parent = try #require(try Asking.open(child.bytes()).parent)
+        #expect(parent.format == "raw")
+        #expect(parent.identities.isEmpty)
+    }
+
+    @Test func nameInTheOtherByteOrderIsUnderstood() throws {
+        #expect(try paths([], name: VHDBuilder.utf16LE("p.vhd")) == [Path(base: .image, text: "p.vhd")])
+    }
+
+    @Test func textEndsAtItsZero() throws {
+        let text = VHDBuilder.utf16LE(".\\p.vhd") + [0, 0, 65, 0]
+        #expect(try paths([Locator(code: "W2ru", text: text)]) == [Path(base: .image, text: "./p.vhd")])
+    }
+
+    @Test func relativeTextWithADriveIsAbsolute() throws {
+        let text = VHDBuilder.utf16LE("C:\\p.vhd")
+        #expect(try paths([Locator(code: "W2ru", text: text)]) == [Path(base: .windows, text: "C:/p.vhd")])
+    }
+
+    @Test func urlsOfXenServerAreRelative() throws {
+        let found = try paths([Locator(code: "MacX", text: Array("file://./p%2Fq.vhd".utf8))])
+        #expect(found == [Path(base: .image, text: "./p/q.vhd")])
+        let local = try paths([Locator(code: "MacX", text: Array("file://localhost/p.vhd".utf8))])
+        #expect(local == [Path(base: .host, text: "/p.vhd")])
+    }
+
+    @Test(arguments: ["http://host/p.vhd", "file://server/p.vhd", "file:///p%00.vhd", "p.vhd", "file:"])
+    func otherURLsNameNothing(text: String) {
+        #expect(Asking.refusal(image([Locator(code: "MacX", text: Array(text.utf8))]).bytes())?.kind == .malformed)
+    }
+
+    @Test(arguments: [1, 8, 511, 512, 4096]) func spaceIsInSectorsOrBytes(space: UInt32) throws {
+        let locator = Locator(code: "W2ru", text: VHDBuilder.utf16LE("p.vhd"), space: space)
+        #expect(try paths([locator]) == [Path(base: .image, text: "p.vhd")])
+    }
+
+    @Test func textLongerThanItsSpaceIsRefused() {
+        let locator = Locator(code: "W2ru", text: VHDBuilder.utf16LE("p.vhd"), space: 1, length: 514)
+        #expect(Asking.refusal(image([locator]).bytes())?.kind == .malformed)
+    }
+
+    @Test func oddLengthIsRefused() {
+        let locator = Locator(code: "W2ku", text: VHDBuilder.utf16LE("p.vhd"), length: 9)
+        #expect(Asking.refusal(image([locator]).bytes())?.kind == .malformed)
+    }
+
+    @Test func textOutsideTheFileIsRefused() {
+        let text = VHDBuilder.utf16LE("p.vhd")
+        let long = Locator(code: "W2ru", text: text, length: .max)
+        #expect(Asking.refusal(image([long]).bytes())?.kind == .corrupt)
+        let wild = Locator(code: "W2ru", text: text, offset: .max - 4)
+        #expect(Asking.refusal(image([wild]).bytes())?.kind == .corrupt)
+    }
+
+    @Test(arguments: ["", ".", "..", "a\\.."]) func namelessParentIsRefused(name: String) {
+        #expect(Asking.refusal(image([], name: VHDBuilder.utf16BE(name)).bytes())?.kind == .malformed)
+    }
+
+    @Test func dynamicImagesHaveNone() throws {
+        var alone = image([], name: VHDBuilder.utf16BE("p.vhd"))
+        alone.type = 3
+        #expect(try Asking.open(alone.bytes()).parent == nil)
+    }
+}
