@@ -53,6 +53,9 @@ let package = Package(
             name: "TestSupport",
             dependencies: ["Bytes", "Storage", "Formats", "Disk", "CLinux", "CCrypto", systemPackage],
             path: "Tests/TestSupport", swiftSettings: settings),
+        .executableTarget(
+            name: "ReadBench", dependencies: ["Bytes", "Storage", "Disk", "TestSupport"], path: "Tests/Bench",
+            swiftSettings: settings),
         .testTarget(name: "BytesTests", dependencies: ["Bytes", "TestSupport"], swiftSettings: settings),
         .testTarget(
             name: "StorageTests", dependencies: ["Bytes", "Storage", "TestSupport", "CLinux", systemPackage],

@@ -2,10 +2,13 @@
 ///
 /// The end is never below the start, and neither can overflow: every initialiser checks or clamps.
 @frozen
+@usableFromInline
 package struct ByteRange: Hashable, BitwiseCopyable, Sendable {
     /// The first byte.
+    @usableFromInline
     package let start: GuestOffset
     /// The byte after the last one.
+    @usableFromInline
     package let end: GuestOffset
 
     /// The bytes from `lower` up to, not including, `upper`; empty at `lower` when `upper` is below it.

@@ -2,8 +2,10 @@
 ///
 /// A type of its own, so that a guest offset can never be handed to something that reads a host file.
 @frozen
+@usableFromInline
 package struct GuestOffset: RawRepresentable, Hashable, Comparable, BitwiseCopyable, Sendable {
     /// Bytes from the start of the virtual disk.
+    @usableFromInline
     package var rawValue: UInt64
 
     /// Makes an offset of `rawValue` bytes.
@@ -21,8 +23,10 @@ package struct GuestOffset: RawRepresentable, Hashable, Comparable, BitwiseCopya
 
 /// A position in a host file, in bytes from its start.
 @frozen
+@usableFromInline
 package struct HostOffset: RawRepresentable, Hashable, Comparable, BitwiseCopyable, Sendable {
     /// Bytes from the start of the host file.
+    @usableFromInline
     package var rawValue: UInt64
 
     /// Makes an offset of `rawValue` bytes.

@@ -23,9 +23,9 @@ struct DiskRun: BitwiseCopyable {
     var layer: UInt16
 }
 
-/// Up to 32 runs of the disk that follow each other from the start of a range. Lives on the stack of a read.
+/// Up to 16 runs of the disk that follow each other from the start of a range. Lives on the stack of a read.
 struct RunList {
-    static let capacity = 32
+    static let capacity = 16
 
     /// The range that the runs answer.
     let range: ByteRange
@@ -33,7 +33,7 @@ struct RunList {
     private(set) var count = 0
     /// How many bytes the runs cover together.
     private(set) var covered: UInt64 = 0
-    private var runs: InlineArray<32, DiskRun>
+    private var runs: InlineArray<16, DiskRun>
 
     init(for range: ByteRange) {
         self.range = range

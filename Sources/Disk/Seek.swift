@@ -37,7 +37,7 @@ extension Disk {
         try first(from: position) { !$0.isData } ?? size
     }
 
-    /// The runs of the disk from `position` on, joined where they continue each other; at most 32 of them, and none at
+    /// The runs of the disk from `position` on, joined where they continue each other; at most 16 of them, and none at
     /// the end of the disk. Ask again from the end of the last one. Throws `.io` and `.corrupt`.
     package func map(from position: UInt64) throws(ImageError) -> [MappedRun] {
         guard position < size else { return [] }
