@@ -52,6 +52,12 @@ struct VHDSharedImageTests {
         #expect(try hash(chain) == image.rawSHA256)
     }
 
+    @Test(arguments: images(.equal)) func contractIsKept(image: SharedImage) throws {
+        let chain = try chain(image)
+        let parent = chain.dropFirst().reversed().reduce(nil) { DriverReader($1, parent: $0) }
+        try checkFormatDriver(chain[0], parent: parent)
+    }
+
     @Test(arguments: images(.refuse)) func damageIsRefused(image: SharedImage) throws {
         let storage = try FileStorage(path: try image.path())
         #expect(throws: ImageError.self) { try Asking.open(storage) }
