@@ -20,6 +20,8 @@ final class VHDXDriver: FormatDriver {
     private static let batch: UInt64 = 64
     /// How many bytes of a sector bitmap are looked at together: 4096 sectors.
     private static let bitmapBatch = 512
+    /// After so many blocks the host is asked again whether the table is a hole: 32 KiB of entries.
+    private static let stepBlocks: UInt64 = 4096
     /// After so many bytes of entries a walk ends early.
     private static let walkBytes: UInt64 = 1 << 20
 
@@ -53,10 +55,11 @@ final class VHDXDriver: FormatDriver {
             let count = min(last - block + 1, table.blocksInChunk(from: block), Self.batch)
             guard let isEmpty = try walk(block, count: count, detail, &runs) else { return }
             walked += count * VHDXTable.entryBytes
-            // Where the table itself is a hole of the host file, one step covers it. Asked at page boundaries only.
-            if isEmpty, block &+ count >= nextStep, last &- block > 4 * UInt64(MetadataCache.pageBytes) {
+            // Where the table itself is a hole of the host file, one step covers it. Asked for long ranges only, and once
+            // for so many blocks that the entries between fill several pages.
+            if isEmpty, block &+ count >= nextStep, last &- block > 4 * Self.stepBlocks {
                 guard let after = try stepOverHole(from: block + count, to: last + 1, &runs) else { return }
-                nextStep = after + UInt64(MetadataCache.pageBytes)
+                nextStep = after + Self.stepBlocks
             }
         }
     }

@@ -82,7 +82,6 @@ struct VHDXBuilder {
 
     var ratio: UInt64 { sectorSize << 23 / blockSize }
 
-
     func tableIndex(_ block: UInt64) -> UInt64 { block + block / ratio }
 
     /// Gives a block space at the end of the file and content there; returns where.
