@@ -17,6 +17,8 @@ package final class Disk: Sendable {
     package let layers: [Layer]
 
     let open: OpenFiles
+    /// The cache of `open`, so that a read need not go through that.
+    let decoded: DecodeCache
     /// The layers as reads go through them.
     let top: Level
     /// Where this view begins on the disk that the layers show.
@@ -28,6 +30,7 @@ package final class Disk: Sendable {
         top = Level(layers[...])
         self.layers = layers
         self.open = open
+        decoded = open.decoded
         base = window.lower
         size = window.length
     }

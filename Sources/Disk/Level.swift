@@ -4,8 +4,8 @@ internal import Storage
 
 /// A layer as reads go through it: a list linked downwards.
 ///
-/// Everything on the path of a read is a constant of an object that the caller holds already, so nothing is retained or
-/// released on the way; an array of layers would retain what it hands out.
+/// What a read of one layer needs is a constant of an object that the caller holds already, so nothing is retained or
+/// released on the way, where an array of layers would retain what it hands out. A step down costs one retain.
 final class Level: Sendable {
     /// How many levels are above this one.
     let depth: UInt16
@@ -86,11 +86,11 @@ final class Level: Sendable {
     func copy(
         _ run: DiskRun, into target: UnsafeMutableRawBufferPointer, _ decoded: DecodeCache
     ) throws(ImageError) {
-        if run.layer != depth, let below { return try below.copy(run, into: target, decoded) }
+        guard run.layer == depth else { return try copyBelow(run, into: target, decoded) }
         switch run.source {
         case .host(let file, let offset):
             let count =
-                file == .image
+                file.rawValue == 0
                 ? try image.read(at: offset, into: target)
                 : try files[Int(file.rawValue)].read(at: offset, into: target)
             guard count == target.count else { throw shortFile(file, at: offset.rawValue + UInt64(count)) }
@@ -102,6 +102,14 @@ final class Level: Sendable {
         }
     }
 
+    /// The part of `copy` that is not for this level.
+    private func copyBelow(
+        _ run: DiskRun, into target: UnsafeMutableRawBufferPointer, _ decoded: DecodeCache
+    ) throws(ImageError) {
+        guard let below else { throw ImageError(.corrupt, "a run of a layer that the disk does not have") }
+        try below.copy(run, into: target, decoded)
+    }
+
     /// Moves up to `count` bytes, from `skip` on, of a run of a host file into a pipe, and says how many; nil where the
     /// file cannot be spliced. Throws `.corrupt` at the end of the file, and `.io`.
     func splice(
@@ -111,7 +119,7 @@ final class Level: Sendable {
         guard case .host(let file, let start) = run.source else { return nil }
         let offset = HostOffset(start.rawValue + skip)
         let moved =
-            file == .image
+            file.rawValue == 0
             ? try image.splice(from: offset, count: count, into: pipe)
             : try files[Int(file.rawValue)].splice(from: offset, count: count, into: pipe)
         if moved == 0 { throw shortFile(file, at: offset.rawValue) }

@@ -18,7 +18,7 @@ extension Disk {
                 for index in 0..<runs.count {
                     let run = runs[index]
                     let end = done + Int(run.length)
-                    try top.copy(run, into: UnsafeMutableRawBufferPointer(rebasing: buffer[done..<end]), open.decoded)
+                    try top.copy(run, into: UnsafeMutableRawBufferPointer(rebasing: buffer[done..<end]), decoded)
                     done = end
                 }
             }
