@@ -77,3 +77,12 @@ let package = Package(
             swiftSettings: settings),
     ]
 )
+
+// Tests/Fuzz/run.sh builds the fuzzers' code with coverage and links it to libFuzzer, whose main function is its own.
+if Context.environment["PLATTER_FUZZ"] != nil {
+    package.products.append(.library(name: "PlatterFuzz", type: .static, targets: ["Fuzz"]))
+    package.targets.append(
+        .target(
+            name: "Fuzz", dependencies: ["Bytes", "Storage", "Formats", "TestSupport"], path: "Tests/Fuzz",
+            exclude: ["run.sh"], swiftSettings: settings))
+}
