@@ -83,7 +83,7 @@ final class ImageFile: FileContent {
             var result = context.fileAttributes(state.facts)
             switch state.peek {
             case .success(let size):
-                result.size = state.disk?.size ?? size
+                result.size = size
                 result.blockSize = state.disk?.blockSize ?? 65536
                 result.blocks = Self.blocks(state)
             case .failure: result.mode = 0

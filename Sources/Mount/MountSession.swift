@@ -59,7 +59,9 @@ package final class MountSession: Sendable {
         if helper < 0 { context.log.warning("no unmount helper: \(text(errno)); a signal cannot detach the mount") }
         let abort = clinux_abort_descriptor(device)
         if abort < 0 { context.log.debug("the connection cannot be aborted by number: \(text(errno))") }
-        mounted.withLock { $0 = Mounted(session: session, device: device, helper: helper, helperProcess: pid, abort: abort) }
+        mounted.withLock {
+            $0 = Mounted(session: session, device: device, helper: helper, helperProcess: pid, abort: abort)
+        }
     }
 
     /// Answers requests until the last user of the mount is gone. `onReady` is called once the mount answers. Throws

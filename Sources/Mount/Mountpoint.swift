@@ -20,7 +20,8 @@ struct Mountpoint {
         default: throw ImageError(.unsupported, "the mountpoint is neither a directory nor a regular file", file: path)
         }
         var type: Int64 = 0
-        if clinux_is_mount_root(path) == 1, clinux_filesystem_type(path, &type) == 0, type == Self.fuseType {
+        if clinux_filesystem_type(path, &type) != 0 { throw Self.unreachable(path, errno) }
+        if type == Self.fuseType, clinux_is_mount_root(path) == 1 {
             throw ImageError(.busy, "is already a mountpoint; unmount it first or choose another", file: path)
         }
         if isFile { try Self.checkFile(options) } else if !options.allowNonEmpty { try Self.checkEmpty(path) }
