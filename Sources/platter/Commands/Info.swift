@@ -80,7 +80,6 @@ struct InfoReport {
             ("files", .array(image.files.map { .string($0) })),
         ]
         if isTop { members.append(("allocatedBytes", .number(allocated))) }
-        if let identity = shape.identity { members.append(("identity", .string("\(identity)"))) }
         if let parent = image.parent {
             members.append(
                 (
@@ -123,8 +122,7 @@ struct InfoReport {
             ("sector size", "\(shape.logicalSectorSize) logical, \(shape.physicalSectorSize) physical"),
         ]
         if isTop { rows.append(("allocated", "\(Printable.size(allocated)), the whole chain")) }
-        for file in image.files.dropFirst() { rows.append(("data file", file)) }
-        if let identity = shape.identity { rows.append(("identity", "\(identity)")) }
+        for file in image.files where file != image.path { rows.append(("data file", file)) }
         if let parent = image.parent {
             rows.append(("parent", image.parentPath ?? "not opened"))
             for path in parent.paths { rows.append(("  recorded as", path.text)) }
