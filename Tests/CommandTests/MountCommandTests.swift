@@ -57,7 +57,7 @@ struct MountCommandTests {
             ([empty, playground.mountpoint], "empty"),
             ([playground.image, playground.mountpoint, "-o", "format=vhdx"], playground.image),
             ([playground.image, playground.directory.file("nowhere")], "does not exist"),
-            ([playground.image, playground.directory.path], "hide"),
+            ([playground.image, playground.directory.path, "-o", "nonempty"], "hide"),
             ([playground.image, "/proc/self"], "/proc"),
         ]
         for (arguments, reason) in cases {
@@ -99,10 +99,7 @@ struct MountCommandTests {
     @Test func termDrainsWhileTheDiskIsInUse() throws {
         let playground = try Playground()
         let server = try ChildProcess(Product.path, ["mount", "-f", playground.image, playground.mountpoint])
-        #expect(
-            try playground.eventually {
-                try FUSE.mountinfo(playground.mountpoint) != nil && HostFiles.exists(playground.disk)
-            })
+        #expect(playground.eventually { HostFiles.exists(playground.disk) })
         let descriptor = open(playground.disk, O_RDONLY | O_CLOEXEC)
         #expect(descriptor >= 0)
         server.signal(SIGTERM)
@@ -121,7 +118,7 @@ struct MountCommandTests {
     @Test func theSecondTermEndsTheConnection() throws {
         let playground = try Playground()
         let server = try ChildProcess(Product.path, ["mount", "-f", playground.image, playground.mountpoint])
-        #expect(try playground.eventually { HostFiles.exists(playground.disk) })
+        #expect(playground.eventually { HostFiles.exists(playground.disk) })
         let descriptor = open(playground.disk, O_RDONLY | O_CLOEXEC)
         defer { close(descriptor) }
         server.signal(SIGTERM)
@@ -171,9 +168,7 @@ struct MountCommandTests {
             #expect(try runSuccessfully("readlink", "/proc/\(pid)/fd/\(descriptor)") == "/dev/null\n")
         }
         #expect(try runSuccessfully("readlink", "/proc/\(pid)/cwd") == "/\n")
-        #expect(
-            !HostFiles.exists("/proc/\(pid)/fd/9")
-                || (try runSuccessfully("readlink", "/proc/\(pid)/fd/9")) != "\(playground.image)\n")
+        #expect(try run("readlink", "/proc/\(pid)/fd/9").text != "\(playground.image)\n")
         #expect(try Product.run("umount", "--wait", playground.mountpoint).succeeded)
     }
 }

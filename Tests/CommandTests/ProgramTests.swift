@@ -119,7 +119,12 @@ import Testing
         for image in SharedImages.images(.equal) {
             let path = try image.path()
             let info = try Product.run("info", "--json", "--chain", path)
-            guard info.succeeded else { continue }
+            // The one that cannot be read yet, and says so.
+            guard image.name != "gen-luks.qcow2" else {
+                #expect(info.status == 2 && info.errors.contains("encrypted"), "\(info)")
+                continue
+            }
+            #expect(info.succeeded, "\(info)")
             let first = try #require(try JSON(parsing: info.output)[0])
             if let size = image.virtualSize { #expect(first["virtualSize"]?.uint64 == size, "\(image)") }
             let runs = try #require(try JSON(parsing: Product.run("map", "--json", path).output).array, "\(image)")

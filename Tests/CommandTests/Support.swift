@@ -49,7 +49,7 @@ final class Playground: Sendable {
         directory = try TemporaryDirectory("command")
         var random = SeededRandom(seed: 7)
         content = random.bytes(1 << 20)
-        image = try directory.write(content, to: "disk.img")
+        image = try directory.write(content, to: "disk.raw")
         mountpoint = directory.file("mnt")
         mkdir(mountpoint, 0o755)
     }
@@ -61,7 +61,7 @@ final class Playground: Sendable {
     }
 
     /// Where the disk shows.
-    var disk: String { mountpoint + "/disk.img" }
+    var disk: String { mountpoint + "/disk.raw" }
 
     /// Waits for `condition`, at most ten seconds.
     func eventually(_ condition: () throws -> Bool) rethrows -> Bool {
