@@ -23,7 +23,7 @@ SWIFT_FLAGS = --explicit-target-dependency-import-check error
 RELEASE = -c release --static-swift-stdlib $(SWIFT_FLAGS)
 PLATTER = .build/release/platter
 
-BUILD_PACKAGES = libfuse3-dev fuse3 libzstd-dev libdeflate-dev zlib1g-dev pkg-config
+BUILD_PACKAGES = libfuse3-dev fuse3 libzstd-dev libdeflate-dev zlib1g-dev libssl-dev pkg-config
 TEST_PACKAGES = qemu-utils qemu-system-common fio e2fsprogs xfsprogs btrfs-progs dosfstools rsync xz-utils strace \
 	util-linux mount parted gdisk mandoc tar binutils procps
 DEMO_PACKAGES = qemu-utils e2fsprogs
@@ -122,14 +122,14 @@ layers:
 	rule 'input never traps' '\<(try!|as!|fatalError\()|-Ounchecked' Sources Package.swift --include=*.swift; \
 	exit $$broken
 
-fuzz: build-deps
+fuzz: test-deps
 	Tests/Fuzz/run.sh $(SECONDS)
 
 fuzz-slice:
 	Tests/Fuzz/run.sh 5
 
 # Long campaigns over what exists: reading. Those that cut the power under a writer come with writing.
-torture: build-deps
+torture: test-deps
 	Tests/Fuzz/run.sh 600
 
 bench: test-deps build
@@ -166,4 +166,4 @@ uninstall:
 
 clean:
 	@! .build/release/platter list 2>/dev/null | grep -qF "$(CURDIR)/demo/" || $(PLATTER) umount demo/disk
-	rm -rf .build demo
+	rm -rf .build .build-fuzz demo
