@@ -17,13 +17,31 @@ struct SessionMaker {
         if let wanted = options.allowOther {
             return try make(system, allowOther: wanted)
         }
-        do throws(ImageError) { return try make(system, allowOther: true) } catch {
+        do throws(ImageError) {
+            guard Self.mayAllowOther() else { throw ImageError(.denied, "user_allow_other is not set") }
+            return try make(system, allowOther: true)
+        } catch {
             let session = try make(system, allowOther: false)
             options.log.notice(
                 "only you can use the mount (root, losetup and mount -o loop cannot); for more, enable user_allow_other in /etc/fuse.conf"
             )
             return session
         }
+    }
+
+    /// Whether allow_other is worth trying: fusermount3 would complain on standard error.
+    private static func mayAllowOther() -> Bool {
+        if geteuid() == 0 { return true }
+        guard let file = fopen("/etc/fuse.conf", "re") else { return false }
+        defer { fclose(file) }
+        var line = [CChar](repeating: 0, count: 256)
+        while fgets(&line, Int32(line.count), file) != nil {
+            let text = line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }
+            if text.split(whereSeparator: { $0 <= 0x20 }).first?.elementsEqual("user_allow_other".utf8) == true {
+                return true
+            }
+        }
+        return false
     }
 
     private func make(_ system: FileSystem, allowOther: Bool) throws(ImageError) -> SessionHandle {
