@@ -28,7 +28,7 @@ TEST_PACKAGES = qemu-utils qemu-system-common fio e2fsprogs xfsprogs btrfs-progs
 	util-linux mount parted gdisk mandoc tar binutils procps
 DEMO_PACKAGES = qemu-utils e2fsprogs
 
-.PHONY: build run test deps build-deps test-deps demo-deps toolchain lint layers fuzz fuzz-slice torture bench man \
+.PHONY: build run test deps build-deps test-deps demo-deps toolchain lint fuzz fuzz-slice torture bench man \
 	install uninstall clean
 
 build: build-deps
@@ -98,29 +98,10 @@ test: test-deps lint
 	@$(MAKE) --no-print-directory fuzz-slice
 	swift test --skip-build $(SWIFT_FLAGS)
 
-lint: toolchain layers
+lint: toolchain
 	swift format lint --strict --recursive Sources Tests Package.swift
 	@if command -v mandoc >/dev/null; then mandoc -Tlint -Wwarning man/platter.1; \
 	else echo "mandoc is missing: man/platter.1 was not checked"; fi
-
-# What the compiler cannot see of the rules in DESIGN.md, "Layers". Each line names the rule that it found broken.
-layers:
-	@broken=0; \
-	rule() { title=$$1; shift; if grep -rnE "$$@"; then echo "against the layers: $$title" >&2; broken=1; fi; }; \
-	rule 'Bytes imports nothing' '^[^/]*\<import ' Sources/Bytes; \
-	rule 'formats and the disk reach the host through Storage only' \
-	  '^[^/]*\<import +(Glibc|CLinux|CFuse3|Foundation|FoundationEssentials)\>' Sources/Formats Sources/Disk; \
-	rule 'nothing uses Foundation' '^[^/]*\<import +Foundation' Sources Tests --include=*.swift; \
-	rule 'only the command line prints or exits' '(^|[^.A-Za-z_])(print|debugPrint|exit|_exit)\(' \
-	  Sources/Bytes Sources/Storage Sources/Formats Sources/Disk Sources/Mount --include=*.swift; \
-	rule 'only Formats knows formats' '^[^/]*\<(VHDX|VHD|QCOW2|QCOW1)\>[.(]' Sources/Disk Sources/Mount; \
-	for format in $$(cd Sources/Formats && ls -d */ | tr -d /); do \
-	  for other in $$(cd Sources/Formats && ls -d */ | tr -d /); do \
-	    case $$format/$$other in */Support|Support/*) continue;; esac; [ $$format = $$other ] && continue; \
-	    rule "format $$format names format $$other" "^[^/]*[^/A-Za-z0-9\"]$$other[.({]" Sources/Formats/$$format; \
-	  done; done; \
-	rule 'input never traps' '\<(try!|as!|fatalError\()|-Ounchecked' Sources Package.swift --include=*.swift; \
-	exit $$broken
 
 fuzz: test-deps
 	Tests/Fuzz/run.sh $(SECONDS)
