@@ -107,7 +107,9 @@ extension QCOW2 {
                     budget -= 1
                     if hole > 0 { continue }
                 }
-                let wanted = min(limit - count, budget, UInt64(Self.batchWords) / wordsEach)
+                // Batches end with their page, so that the next one may begin with a question about holes.
+                let toPage = (Self.holePage - position & (Self.holePage - 1)) / entryBytes
+                let wanted = min(limit - count, budget, UInt64(Self.batchWords) / wordsEach, toPage)
                 let empty = try leadingEmptyEntries(at: position, count: wanted, wordsEach: wordsEach)
                 count += empty
                 budget -= wanted
