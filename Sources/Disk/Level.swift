@@ -37,7 +37,7 @@ final class Level: Sendable {
     // MARK: - Where
 
     /// Adds the places of `range`, which lies within this layer's disk, as this layer and those below it show it. False
-    /// when the list is full. Throws `.corrupt` and `.io`.
+    /// when the list is full, or the walk has become long. Throws `.corrupt` and `.io`.
     func resolve(_ detail: MapDetail, _ range: ByteRange, into runs: inout RunList) throws(ImageError) -> Bool {
         var rest = range
         while !rest.isEmpty {
@@ -57,6 +57,8 @@ final class Level: Sendable {
                 position = part.upper
             }
             rest = rest.dropping(first: extents.covered)
+            // An answer that stops early although it has room comes from a long walk.
+            guard rest.isEmpty || extents.count == ExtentList.capacity || runs.mayWalkOn() else { return false }
         }
         return true
     }

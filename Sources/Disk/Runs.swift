@@ -34,6 +34,11 @@ struct RunList {
     /// How many bytes the runs cover together.
     private(set) var covered: UInt64 = 0
     private var runs: InlineArray<16, DiskRun>
+    private var walks = 0
+
+    /// After so many long walks of drivers a list ends early: a small image can describe so many units that a walk over
+    /// all of them would take days.
+    private static let walkLimit = 16
 
     init(for range: ByteRange) {
         self.range = range
@@ -48,6 +53,12 @@ struct RunList {
 
     /// The run at `index`, which must be below `count`.
     subscript(index: Int) -> DiskRun { runs[index] }
+
+    /// Whether there may be another long walk, after one that has added at least one run.
+    mutating func mayWalkOn() -> Bool {
+        walks += 1
+        return walks < Self.walkLimit
+    }
 
     /// Adds a run after those so far, joined to the last one where it continues it. False when the list is full.
     mutating func append(_ source: DiskRun.Source, length: UInt64, layer: UInt16) -> Bool {

@@ -28,13 +28,13 @@ extension Disk {
     /// The first byte at or after `position` that may hold data (SEEK_DATA), or nil when only holes and zeros follow.
     /// Throws `.io` and `.corrupt`, after a line in the log.
     package func nextData(from position: UInt64) throws(ImageError) -> UInt64? {
-        try first(from: position) { $0.isData }
+        try first(from: position, orElse: { $0 }) { $0.isData }
     }
 
     /// The first byte at or after `position` that lies in a hole or in zeros, or the size (SEEK_HOLE). Throws like
     /// `nextData(from:)`.
     package func nextHole(from position: UInt64) throws(ImageError) -> UInt64 {
-        try first(from: position) { !$0.isData } ?? size
+        try first(from: position, orElse: { _ in nil }) { !$0.isData } ?? size
     }
 
     /// The runs of the disk from `position` on, joined where they continue each other; at most 16 of them, and none at
@@ -75,9 +75,24 @@ extension Disk {
         layers[Int(run.layer)].driver.files[Int(file.rawValue)].name
     }
 
-    private func first(from position: UInt64, where wanted: (DiskRun) -> Bool) throws(ImageError) -> UInt64? {
+    /// How long a search goes on. No honest image needs more than a fraction of it; a small hostile one can describe so
+    /// many units that looking at all of them would take days.
+    private static let searchTime = Duration.seconds(2)
+
+    /// The first run that is wanted; nil at the end of the disk. Where that takes too long, `guess` answers with how far
+    /// the search came: calling zeros data is always allowed.
+    private func first(
+        from position: UInt64, orElse guess: (UInt64) -> UInt64?, where wanted: (DiskRun) -> Bool
+    ) throws(ImageError) -> UInt64? {
         var start = position
+        var deadline: ContinuousClock.Instant?
         while start < size {
+            // The first answer is nearly always the last, and costs no look at the clock.
+            if start > position {
+                let now = ContinuousClock.now
+                if now >= deadline ?? now + Self.searchTime { return guess(start) }
+                if deadline == nil { deadline = now + Self.searchTime }
+            }
             var runs = RunList(for: ByteRange(base + start, to: base + size))
             do throws(ImageError) {
                 try resolve(.allocation, into: &runs)

@@ -30,6 +30,7 @@ extension QCOW1 {
         }
 
         func map(_ detail: MapDetail, into runs: inout ExtentList) throws(ImageError) {
+            guard !runs.isComplete else { return }
             do throws(ImageError) {
                 for _ in 0..<Self.walkLimit {
                     guard try mapStep(into: &runs) else { return }

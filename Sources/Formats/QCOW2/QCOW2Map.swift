@@ -14,6 +14,7 @@ extension QCOW2 {
         private let tables: Tables
         private let rules: EntryRules
         private let cache: MetadataCache
+        private let imageFile: any Storage
         private let dataFile: any Storage
         private let dataSlot: FileSlot
 
@@ -36,24 +37,26 @@ extension QCOW2 {
             rules = EntryRules(image.header)
             cache = image.cache
             dataSlot = image.dataSlot
+            imageFile = image.files[0]
             dataFile = image.files[Int(image.dataSlot.rawValue)]
         }
 
         /// A snapshot has none of its own: the list belongs to the active disk.
-        var snapshots: [SnapshotInfo] { isSnapshot ? [] : image.snapshots.entries.map(\.info) }
+        var snapshots: [SnapshotInfo] { isSnapshot ? [] : image.snapshots.infos }
 
         func openSnapshot(_ index: Int) throws(ImageError) -> any FormatDriver {
             guard !isSnapshot, image.snapshots.entries.indices.contains(index) else {
                 throw ImageError(.outOfRange, "the image has no such snapshot")
             }
             let entry = image.snapshots.entries[index]
-            let tables = try entry.tables(image.header, fileSize: cache.storage.size)
+            let tables = try entry.tables(image.header, fileSize: imageFile.size)
             var shape = self.shape
             shape.virtualSize = tables.virtualSize
             return Driver(image, tables, shape: shape, isSnapshot: true)
         }
 
         func map(_ detail: MapDetail, into runs: inout ExtentList) throws(ImageError) {
+            guard !runs.isComplete else { return }
             var budget = Self.walkLimit
             do throws(ImageError) {
                 while budget > 0, try mapTable(into: &runs, &budget) {}
@@ -73,7 +76,7 @@ extension QCOW2 {
             let place = tables.l1Offset + index * 8
             var entry: UInt64 = 0
             try readWord(at: place, into: &entry)
-            let table = try tables.l2Table(entry, at: place, fileSize: cache.storage.size)
+            let table = try tables.l2Table(entry, at: place, fileSize: imageFile.size)
             guard table == 0 else { return try mapClusters(of: table, into: &runs, &budget) }
             let last = (runs.range.upper - 1) >> tables.tableBits
             let more = try emptyEntries(from: place + 8, wordsEach: 1, limit: last - index, &budget)
@@ -257,7 +260,7 @@ extension QCOW2 {
             compressed offset: UInt64, _ stored: UInt64, skip: UInt64, length: UInt64, at place: UInt64,
             into runs: inout ExtentList
         ) throws(ImageError) -> Bool {
-            let size = cache.storage.size
+            let size = imageFile.size
             guard offset < size else {
                 throw ImageError(.corrupt, "a compressed cluster lies past the end of the file", at: place)
             }

@@ -16,12 +16,16 @@ extension QCOW2 {
 
         /// The snapshots in the order of the table.
         private(set) var entries: [Entry] = []
+        /// What people see of them, in the same order.
+        private(set) var infos: [SnapshotInfo] = []
         /// What is wrong with the rest of the table, as a sentence; nil when all of it was read. The active disk does not
         /// need the table, so damage in it does not keep the image from being read.
         private(set) var damage: String?
 
         /// The fixed part of an entry in bytes.
         private static let fixedBytes = 40
+        /// More of an identifier or a name is not kept: far more than QEMU writes, and 65536 snapshots stay small.
+        private static let keptBytes = 255
 
         /// Reads the table; at most 64 MiB of it, as QEMU allows. Throws `.malformed` beyond the format's limits, and
         /// `.io`.
@@ -38,6 +42,7 @@ extension QCOW2 {
                     return
                 }
                 entries.append(entry.entry)
+                infos.append(entry.entry.info)
                 position = entry.end
                 guard position - header.snapshotsOffset <= 64 << 20 else {
                     throw ImageError(.malformed, "the snapshot table is larger than 64 MiB")
@@ -62,12 +67,15 @@ extension QCOW2 {
             // The disk's size is the second word of the extra data; older writers left it out.
             let size = extraLength >= 16 ? rest.span.bytes.big(UInt64.self, at: 8) : header.virtualSize
             let info = SnapshotInfo(
-                id: String(decoding: rest[extraLength..<(extraLength + idLength)], as: UTF8.self),
-                name: String(decoding: rest[(extraLength + idLength)...], as: UTF8.self), virtualSize: size,
-                date: Int64(span.big(UInt32.self, at: 16)))
+                id: text(rest[extraLength..<(extraLength + idLength)]), name: text(rest[(extraLength + idLength)...]),
+                virtualSize: size, date: Int64(span.big(UInt32.self, at: 16)))
             let entry = Entry(info: info, l1Offset: span.big(at: 0), l1Size: span.big(at: 8))
             let length = UInt64(fixedBytes + extraLength + idLength + nameLength)
             return (entry, position + ((length + 7) & ~7))
+        }
+
+        private static func text(_ bytes: ArraySlice<UInt8>) -> String {
+            String(decoding: bytes.prefix(keptBytes), as: UTF8.self)
         }
 
         /// `count` bytes (0 or more, below 136 KiB) at `position`; nil where the file ends before them.

@@ -22,7 +22,7 @@ final class VHDXDriver: FormatDriver {
     private static let bitmapBatch = 512
     /// After so many blocks the host is asked again whether the table is a hole: 32 KiB of entries.
     private static let stepBlocks: UInt64 = 4096
-    /// After so many bytes of entries a walk ends early.
+    /// After so many bytes of entries and sector bitmaps a walk ends early.
     private static let walkBytes: UInt64 = 1 << 20
 
     /// Reads the parent locator and lays out the table. Throws `.malformed`, `.unsupported`, `.corrupt` or `.io`.
@@ -46,15 +46,15 @@ final class VHDXDriver: FormatDriver {
 
     func map(_ detail: MapDetail, into runs: inout ExtentList) throws(ImageError) {
         let limit = runs.range.clipped(to: table.virtualSize)
-        var walked: UInt64 = 0
+        var budget = Self.walkBytes
         var nextStep: UInt64 = 0
-        while runs.remaining.lower < limit.upper, walked < Self.walkBytes {
+        while runs.remaining.lower < limit.upper, budget > 0 {
             let position = runs.remaining.lower
             let block = table.block(of: position)
             let last = table.block(of: limit.upper - 1)
             let count = min(last - block + 1, table.blocksInChunk(from: block), Self.batch)
-            guard let isEmpty = try walk(block, count: count, detail, &runs) else { return }
-            walked += count * VHDXTable.entryBytes
+            guard let isEmpty = try walk(block, count: count, detail, &runs, &budget) else { return }
+            budget -= min(budget, count * VHDXTable.entryBytes)
             // Where the table itself is a hole of the host file, one step covers it. Asked for long ranges only, and once
             // for so many blocks that the entries between fill several pages.
             if isEmpty, block &+ count >= nextStep, last &- block > 4 * Self.stepBlocks {
@@ -67,7 +67,7 @@ final class VHDXDriver: FormatDriver {
     /// Adds the runs of `count` blocks of one chunk. Returns whether all of their entries are zero, or nil when the
     /// answer is complete or ends here.
     private func walk(
-        _ block: UInt64, count: UInt64, _ detail: MapDetail, _ runs: inout ExtentList
+        _ block: UInt64, count: UInt64, _ detail: MapDetail, _ runs: inout ExtentList, _ budget: inout UInt64
     ) throws(ImageError) -> Bool? {
         var failure: ImageError?
         var isEmpty: Bool?
@@ -75,7 +75,7 @@ final class VHDXDriver: FormatDriver {
             do throws(ImageError) {
                 try cache.read(
                     at: table.place(ofEntry: table.entry(of: block)), into: UnsafeMutableRawBufferPointer(words))
-                isEmpty = try add(UnsafeBufferPointer(words), from: block, detail, &runs)
+                isEmpty = try add(UnsafeBufferPointer(words), from: block, detail, &runs, &budget)
             } catch { failure = error }
         }
         if let failure {
@@ -87,7 +87,8 @@ final class VHDXDriver: FormatDriver {
     }
 
     private func add(
-        _ words: UnsafeBufferPointer<UInt64>, from block: UInt64, _ detail: MapDetail, _ runs: inout ExtentList
+        _ words: UnsafeBufferPointer<UInt64>, from block: UInt64, _ detail: MapDetail, _ runs: inout ExtentList,
+        _ budget: inout UInt64
     ) throws(ImageError) -> Bool? {
         var isEmpty = true
         for index in 0..<words.count {
@@ -104,7 +105,7 @@ final class VHDXDriver: FormatDriver {
                 let offset = try check(entry, of: current)
                 goesOn = try addData(
                     at: offset + (position - table.start(of: current)), length: length, detail, &runs)
-            case .partial: goesOn = try addPartial(entry, of: current, length: length, &runs)
+            case .partial: goesOn = try addPartial(entry, of: current, length: length, &runs, &budget)
             case .invalid:
                 throw ImageError(
                     .corrupt, "a block's entry has a reserved state or reserved bits set",
@@ -194,7 +195,7 @@ final class VHDXDriver: FormatDriver {
 
     /// Adds the runs of a block of which some sectors are here and the others in the parent.
     private func addPartial(
-        _ entry: VHDXEntry, of block: UInt64, length: UInt64, _ runs: inout ExtentList
+        _ entry: VHDXEntry, of block: UInt64, length: UInt64, _ runs: inout ExtentList, _ budget: inout UInt64
     ) throws(ImageError) -> Bool {
         guard table.hasParent else {
             throw ImageError(
@@ -217,6 +218,8 @@ final class VHDXDriver: FormatDriver {
             } else {
                 guard runs.append(.hole, length: step) else { return false }
             }
+            budget -= min(budget, bits.dividedRoundingUp(by: 8))
+            guard budget > 0 else { return false }
         }
         return !runs.isComplete
     }

@@ -179,6 +179,19 @@ import Testing
         try checkFormatDriver(reader.driver)
     }
 
+    @Test func endlessSnapshotNamesAreKeptInPart() throws {
+        var builder = QCOW2Builder()
+        let l1 = builder.addTables([:], l1Size: 1)
+        let table =
+            entry(l1: l1, l1Size: 1, id: String(repeating: "i", count: 60_000), name: "", size: 4096)
+            + entry(l1: l1, l1Size: 1, id: "2", name: String(repeating: "n", count: 65_535), size: 4096)
+        builder.snapshotsOffset = builder.add(table)
+        builder.snapshotCount = 2
+        let snapshots = try builder.open().driver.snapshots
+        #expect(snapshots.map(\.id) == [String(repeating: "i", count: 255), "2"])
+        #expect(snapshots.map(\.name) == ["", String(repeating: "n", count: 255)])
+    }
+
     @Test func aDamagedSnapshotIsRefusedAloneAndTheDiskIsRead() throws {
         var builder = QCOW2Builder()
         builder.clusters[0] = (builder.add([UInt8](repeating: 2, count: 4096)), 0)

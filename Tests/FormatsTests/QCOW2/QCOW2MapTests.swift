@@ -75,6 +75,14 @@ import Testing
         #expect(try reader.bytes(4 << 20, 4096) == content)
     }
 
+    @Test func anEmptyRangeHasAnEmptyMap() throws {
+        let reader = try QCOW2Builder(size: 0).open()
+        #expect(reader.size == 0)
+        var list = ExtentList(for: ByteRange(0, to: 0))
+        try reader.driver.map(.allocation, into: &list)
+        #expect(list.count == 0)
+    }
+
     @Test func aFileMayEndInTheLastClusterBehindTheEndOfTheDisk() throws {
         var builder = QCOW2Builder(size: 8192 + 512)
         builder.clusters[2] = (0x5000, 0)

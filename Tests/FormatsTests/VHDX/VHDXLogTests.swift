@@ -50,6 +50,8 @@ import Testing
         #expect(try VHDX.virtualSize(of: storage, options: FormatOptions()) == 4 * Self.mib)
         #expect(try SHA256.of(storage) == before)
         try checkFormatDriver(driver)
+        let allocated = try driver.files.reduce(UInt64(0)) { try $0 + $1.allocatedBytes() }
+        #expect(try allocated == storage.allocatedBytes(), "the file counts once, although it is there twice")
     }
 
     @Test func sizeOfADirtyImageIsTheReplayedOne() throws {

@@ -114,6 +114,27 @@ import Testing
         }
     }
 
+    @Test func aMapLooksAtABoundedPartOfTheSectorBitmaps() throws {
+        // 16 TiB of partial blocks, which all share one block's space and one bitmap of zeros.
+        var builder = VHDXBuilder(size: 1 << 44, blockSize: 256 << 20, locator: Self.locator)
+        let bitmap = builder.addBitmap(chunk: 0, [])
+        let payload = builder.add(0, state: 7, [])
+        var words: [UInt8] = []
+        for index in 0..<(builder.ratio + 1) * 4096 as Range<UInt64> {
+            words += VHDXBuilder.little(index % (builder.ratio + 1) == builder.ratio ? bitmap | 6 : payload | 7)
+        }
+        let storage = builder.build()
+        storage.patch(words, at: builder.tableOffset)
+        let counting = CountingStorage(storage)
+        let driver = try VHDXBuilder.open(counting).driver
+        let start = monotonicSeconds()
+        var runs = ExtentList(for: ByteRange(0, to: 1 << 44))
+        try driver.map(.allocation, into: &runs)
+        #expect(runs.count == 1 && !runs.isComplete && runs.covered >= 1 << 32)
+        #expect(counting.counts.bytes < 8 << 20)
+        #expect(monotonicSeconds() - start < 5)
+    }
+
     @Test func bitmapOfTheSecondChunkIsUsedThere() throws {
         var builder = VHDXBuilder(size: 5 << 30, blockSize: 256 << 20, locator: Self.locator)
         builder.addBitmap(chunk: 0, [])
