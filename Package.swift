@@ -61,7 +61,7 @@ let package = Package(
             name: "StorageTests", dependencies: ["Bytes", "Storage", "TestSupport", "CLinux", systemPackage],
             swiftSettings: settings),
         .testTarget(
-            name: "FormatsTests", dependencies: ["Bytes", "Storage", "Formats", "TestSupport", systemPackage],
+            name: "FormatsTests", dependencies: ["Bytes", "Storage", "Formats", "Disk", "TestSupport", systemPackage],
             swiftSettings: settings),
         .testTarget(
             name: "DiskTests",

@@ -330,7 +330,7 @@ private struct DriverCheck {
             let found = try reader.read(range)
             let wanted = try expected.read(range)
             try ContractViolation.check(found.count == wanted.count, "\(found.count) bytes for \(range)")
-            if found != wanted, let index = found.indices.first(where: { found[$0] != wanted[$0] }) {
+            if let index = firstDifference(found, wanted) {
                 let at = range.lower + UInt64(index)
                 throw ContractViolation("byte \(at) is \(found[index]), not \(wanted[index]) (read of \(range))")
             }

@@ -19,7 +19,7 @@ import Testing
         let reader = try builder.open()
         #expect(reader.size == cluster * 5 - 512)
         #expect(reader.driver.shape.allocationUnit == cluster)
-        #expect(try reader.bytes(cluster, cluster) == content)
+        #expect(try firstDifference(reader.bytes(cluster, cluster), content) == nil)
         let kinds = try [0, 1, 2, 3, 4].map { try reader.kind(at: $0 * cluster) }
         #expect(kinds == ["hole", "data", "hole", "zero", "hole"])
         #expect(reader.driver.shape.facts.contains { $0 == ("refcount bits", "\(1 << refcountOrder)") })
