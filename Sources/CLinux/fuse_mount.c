@@ -35,6 +35,28 @@ int clinux_filesystem_type(const char *path, int64_t *type) {
     return 0;
 }
 
+int clinux_is_remote(int descriptor) {
+    struct statfs facts;
+    if (fstatfs(descriptor, &facts) != 0) return 0;
+    switch ((uint32_t)facts.f_type) {
+    case 0x6969:      // NFS
+    case 0x517B:      // SMB
+    case 0xFF534D42:  // CIFS
+    case 0xFE534D42:  // SMB2
+    case 0x01021997:  // 9P
+    case 0x65735546:  // FUSE, virtiofs
+    case 0x00C36400:  // Ceph
+    case 0x5346414F:  // AFS
+    case 0x6B414653:  // kAFS
+    case 0x01161970:  // GFS2
+    case 0x7461636F:  // OCFS2
+    case 0x786F4256:  // VirtualBox shared folders
+    case 0xBACBACBC:  // VMware shared folders
+        return 1;
+    default: return 0;
+    }
+}
+
 // The control filesystem need not be mounted: root makes an instance of its own that no path leads to.
 static int control_root(void) {
     int context = (int)syscall(SYS_fsopen, "fusectl", 1u /* FSOPEN_CLOEXEC */);

@@ -24,6 +24,7 @@ static __thread struct {
     void *buffer;
     int reading_end, writing_end;  // valid while capacity > 0
     int capacity;                  // of the pipe in bytes; 0: not made yet; -1: cannot be made
+    int slots;                     // how many pieces it holds: one for each page of the machine
 } worker;
 
 static void (*log_sink)(const char *line);
@@ -45,6 +46,11 @@ int clinux_fuse_serve_one(struct fuse_session *session) {
     for (;;) {
         int count = fuse_session_receive_buf(session, &worker.request);
         if (count == -EINTR || count == -EAGAIN) continue;
+        if (count == -ENOMEM) {
+            // The kernel's memory is short for a moment: the mount must not end over it.
+            usleep(10000);
+            continue;
+        }
         if (count <= 0) return 0;
         if ((size_t)count < sizeof(struct fuse_in_header)) continue;
         memcpy(&worker.unique, (char *)worker.request.mem + offsetof(struct fuse_in_header, unique), sizeof(uint64_t));
@@ -89,6 +95,7 @@ static int make_pipe(void) {
         worker.capacity = -1;
         return -1;
     }
+    worker.slots = (int)(worker.capacity / sysconf(_SC_PAGESIZE));
     worker.reading_end = ends[0];
     worker.writing_end = ends[1];
     return 0;
@@ -105,7 +112,7 @@ int clinux_fuse_reply_begin(size_t length, int *pages) {
         drop_pipe();
         return -1;
     }
-    *pages = worker.capacity / PAGE - 1;
+    *pages = worker.slots - 1;
     return worker.writing_end;
 }
 

@@ -30,7 +30,9 @@ int clinux_watch_read(int inotify, void *context,
             const struct inotify_event *event = (const struct inotify_event *)next;
             int what = (event->mask & IN_Q_OVERFLOW) ? CLINUX_WATCH_OVERFLOW
                        : (event->mask & (IN_IGNORED | IN_UNMOUNT | IN_MOVE_SELF)) ? CLINUX_WATCH_GONE
-                                                                                  : 0;
+                       : (event->mask & (IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_CLOSE_WRITE | IN_ATTRIB))
+                           ? CLINUX_WATCH_SETTLED
+                           : 0;
             each(context, event->wd, what, event->name, event->len > 0 ? strnlen(event->name, event->len) : 0);
             next += sizeof *event + event->len;
         }

@@ -5,7 +5,7 @@ internal import Storage
 enum ExposedName {
     private static let suffix = Name(".raw".utf8)
     /// The longest name that directory listings can carry.
-    private static let longest = 255
+    static let longest = 255
 
     /// Whether the name alone says that the file is a raw disk.
     static func isRaw(_ name: [UInt8]) -> Bool {

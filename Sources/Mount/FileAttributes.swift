@@ -18,6 +18,9 @@ struct FileAttributes: Sendable {
     var modified: Int64 = 0
     var changed: Int64 = 0
 
+    /// How long the kernel may keep them at most, in seconds.
+    var lifetime = Double.infinity
+
     /// The same as the kernel's structure.
     var asStat: stat {
         var result = stat()

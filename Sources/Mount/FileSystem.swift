@@ -16,6 +16,7 @@ final class FileSystem: Sendable {
         self.context = context
         table = NodeTable(root: root)
         statfsPath = context.options.source
+        context.serves(table)
     }
 
     /// Whether the kernel's INIT has been answered.
@@ -50,23 +51,27 @@ final class FileSystem: Sendable {
     /// Counts that the kernel holds `entry`, and describes it. Throws like `Node.attributes`.
     func hold(_ entry: Entry, in directory: any DirectoryContent) throws(ImageError) -> fuse_entry_param {
         let child = table.hold(entry)
-        var result = fuse_entry_param()
-        do throws(ImageError) { result.attr = try child.attributes().asStat } catch {
+        let attributes: FileAttributes
+        do throws(ImageError) { attributes = try child.attributes() } catch {
             table.forget(child.id, count: 1)
             throw error
         }
+        var result = fuse_entry_param()
+        result.attr = attributes.asStat
         result.ino = child.id
         let timeout = entry.timeout ?? directory.timeout
         result.entry_timeout = context.options.entryTimeout ?? timeout
         // The watch of a directory tells of changes of the files in it; a subdirectory answers for itself.
-        result.attr_timeout = entry.isDirectory ? attributeTimeout(child) : context.options.attrTimeout ?? timeout
+        let wanted = entry.isDirectory ? attributeTimeout(child) : context.options.attrTimeout ?? timeout
+        result.attr_timeout = min(wanted, attributes.lifetime)
         return result
     }
 
     /// The attributes of a node. Throws `.missing` and `.io`.
     func attributes(of id: UInt64) throws(ImageError) -> (attributes: stat, timeout: Double) {
         guard let node = table.node(id) else { throw ImageError(.missing, "no such file", errno: ESTALE) }
-        return (try node.attributes().asStat, attributeTimeout(node))
+        let attributes = try node.attributes()
+        return (attributes.asStat, min(attributeTimeout(node), attributes.lifetime))
     }
 
     /// Opens a file for reading. Throws what opening the image throws.
@@ -98,6 +103,9 @@ final class FileSystem: Sendable {
                 count.multipliedReportingOverflow(by: scale).partialValue / UInt64(unit)
             }
             result.f_blocks = fsblkcnt_t(blocks(UInt64(host.f_blocks)))
+            result.f_bfree = fsblkcnt_t(blocks(UInt64(host.f_bfree)))
+            result.f_bavail = fsblkcnt_t(blocks(UInt64(host.f_bavail)))
+            (result.f_files, result.f_ffree, result.f_favail) = (host.f_files, host.f_ffree, host.f_favail)
         }
         result.f_bsize = unit
         result.f_frsize = unit

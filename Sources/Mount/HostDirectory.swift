@@ -152,7 +152,7 @@ final class HostDirectory: DirectoryContent {
         return ViewKind.allCases.filter { $0.isWanted(tree.context.options) }.map { kind in
             ViewKind.entry(
                 of: { tree.image(at: place, facts, peek) }, key: .host(facts.identity), kind, stem: name)
-        }
+        }.filter { $0.name.count <= ExposedName.longest }
     }
 
     /// Watches the directory before the first look, so that no change falls between the two.
@@ -167,7 +167,8 @@ final class HostDirectory: DirectoryContent {
         let usual = ExposedName.of(name)
         let kinds = ViewKind.allCases.filter { $0.isWanted(tree.context.options) }
         let names = [name, usual, ExposedName.yielding(usual)] + kinds.map { $0.directoryName(name) }
-        let known = told.withLock { told in names.filter { told.contains($0) } }
+        // Once the kernel has forgotten a name it is told no more.
+        let known = told.withLock { told in names.filter { told.remove($0) != nil } }
         var result = known.map { Invalidation.entry(parent: id, name: $0) } + [.node(id)]
         let child = place.withLock { $0 }.appending(name)
         if let facts = try? child.facts(), let number = table.number(of: .host(facts.identity)) {

@@ -32,7 +32,7 @@ final class HostTree: Sendable {
             if let image = images.known[facts.identity]?.image { return image }
             let (context, classifier) = (context, classifier)
             let image = ImageFile(
-                context: context, source: .found(place, classifier), facts: facts, peek: peek, timeout: 1)
+                context: context, source: .found(place, classifier), facts: facts, peek: peek)
             if images.known.count >= images.purgeAt {
                 images.known = images.known.filter { $0.value.image != nil }
                 images.purgeAt = max(1024, 2 * images.known.count)

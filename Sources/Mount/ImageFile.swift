@@ -27,22 +27,40 @@ final class ImageFile: FileContent {
         var idleSince: ContinuousClock.Instant?
         /// The files of the chain as they were when bytes were last read from them.
         var stamps: [FileStamp] = []
+        /// How often the files of the chain were found changed.
+        var generation: UInt64 = 0
         var allocated: UInt64?
+        var fault: Fault?
+    }
+
+    /// Why the image could not be opened, and when that was found.
+    private struct Fault {
+        var text: String
+        var since: ContinuousClock.Instant
+        /// The count of `MountContext.changes` then.
+        var changes: UInt64
+        /// Whether it lies in the files: a lock or a lack of memory passes.
+        var isLasting: Bool
     }
 
     let context: MountContext
-    let timeout: Double
+    let timeout = 1.0
     let counters = ReadCounters()
     private let state: Mutex<State>
+    /// Held by the one who opens the image. `state` is never held across a call to the host: whoever only asks for
+    /// attributes does not wait for a slow one.
+    private let opening = Mutex<Void>(())
+    private let told = Generation()
 
     /// How long an image of a directory stays open without a reader.
     private static let grace = Duration.seconds(3)
+    /// How long an image counts as broken before it is shown as if it could be opened again.
+    private static let memory = Duration.seconds(60)
+    /// How long the same reason is not repeated in the log.
+    private static let quiet = Duration.seconds(10)
 
-    init(
-        context: MountContext, source: Source, facts: HostFacts, peek: Peek, disk: Disk? = nil, timeout: Double
-    ) {
+    init(context: MountContext, source: Source, facts: HostFacts, peek: Peek, disk: Disk? = nil) {
         self.context = context
-        self.timeout = timeout
         var state = State(source: source, facts: facts, peek: peek, disk: disk)
         if let disk { state.stamps = (try? disk.stamps()) ?? [] }
         state.allocated = disk.flatMap { try? $0.allocatedBytes() }
@@ -58,22 +76,33 @@ final class ImageFile: FileContent {
     /// Looks at the host file again. One that has vanished stays what it was for as long as somebody has it open. Throws
     /// `.missing`.
     private func refresh() throws(ImageError) {
-        guard case .found(let place, let classifier) = state.withLock({ $0.source }) else { return }
-        let now: HostFacts?
-        do throws(ImageError) { now = try place.facts() } catch { now = nil }
-        let known = facts
-        guard let now, now.identity == known.identity else {
-            if state.withLock({ $0.users > 0 }) { return }
-            throw ImageError(.missing, "the image is gone", errno: ESTALE)
+        switch state.withLock({ $0.source }) {
+        case .named(let path):
+            var facts = clinux_file_facts()
+            guard clinux_facts_at(AT_FDCWD, path, 0, &facts) == 0 else { return }
+            learn(HostFacts(facts), nil)
+        case .found(let place, let classifier):
+            let now: HostFacts?
+            do throws(ImageError) { now = try place.facts() } catch { now = nil }
+            let known = facts
+            guard let now, now.identity == known.identity else {
+                if state.withLock({ $0.users > 0 }) { return }
+                throw ImageError(.missing, "the image is gone", errno: ESTALE)
+            }
+            guard now != known else { return }
+            guard case .image(let peek) = classifier.verdict(of: place, now) else {
+                throw ImageError(.missing, "the file is no image any more", errno: ESTALE)
+            }
+            learn(now, peek)
         }
-        guard now != known else { return }
-        guard case .image(let peek) = classifier.verdict(of: place, now) else {
-            throw ImageError(.missing, "the file is no image any more", errno: ESTALE)
-        }
+    }
+
+    private func learn(_ now: HostFacts, _ peek: Peek?) {
         state.withLock { state in
-            if now.stamp != state.facts.stamp { state.allocated = nil }
+            guard now != state.facts else { return }
+            if now.stamp != state.facts.stamp { (state.allocated, state.fault) = (nil, nil) }
             state.facts = now
-            state.peek = peek
+            if let peek { state.peek = peek }
         }
     }
 
@@ -88,8 +117,16 @@ final class ImageFile: FileContent {
                 result.blocks = Self.blocks(state)
             case .failure: result.mode = 0
             }
+            if isBroken(state) { (result.mode, result.lifetime) = (0, 1) }
             return result
         }
+    }
+
+    /// Whether the last attempt to open the image failed and nothing has happened since that could have mended it.
+    private func isBroken(_ state: State) -> Bool {
+        guard let fault = state.fault, fault.isLasting else { return false }
+        return fault.changes == context.changes.load(ordering: .relaxed)
+            && ContinuousClock.now - fault.since < Self.memory
     }
 
     /// Allocated space in units of 512 bytes: never 0 for a disk with bytes, which archivers would take for all zeros.
@@ -102,28 +139,18 @@ final class ImageFile: FileContent {
     var facts: HostFacts { state.withLock { $0.facts } }
 
     func open() throws(ImageError) -> OpenFile {
-        let (disk, keepsCache) = try acquire()
-        return OpenFile(disk: disk, keepsCache: keepsCache, counters: counters) { [self] in release() }
+        let (disk, generation) = try acquire()
+        return OpenFile(disk: disk, keepsCache: told.isKnown(generation), counters: counters) { [self] in release() }
     }
 
-    /// The open disk, held for one user until `release()`, and whether the kernel's cache is still true. Throws what
-    /// opening the image throws.
-    func acquire() throws(ImageError) -> (disk: Disk, keepsCache: Bool) {
-        try refresh()
-        let result = state.withLock { (state) -> Result<(Disk, Bool), ImageError> in
-            do throws(ImageError) {
-                let known = state.stamps
-                let disk = try current(&state)
-                state.users += 1
-                state.idleSince = nil
-                return .success((disk, known.isEmpty || known == state.stamps))
-            } catch { return .failure(error) }
-        }
-        switch result {
-        case .success(let (disk, keepsCache)): return (disk, keepsCache)
-        case .failure(let error):
-            context.log.error("\(error)")
-            throw error
+    /// The open disk, held for one user until `release()`, and how often its content has changed. Every failure is an I/O
+    /// error with a line in the log, whatever is wrong with the image; only one that is gone is `.missing`.
+    func acquire() throws(ImageError) -> (disk: Disk, generation: UInt64) {
+        do throws(ImageError) {
+            try refresh()
+            return try opening.withLock { (_) throws(ImageError) in try current() }
+        } catch {
+            throw error.errno == ESTALE ? error : failed(error)
         }
     }
 
@@ -142,11 +169,11 @@ final class ImageFile: FileContent {
                 now - since >= Self.grace, let disk = state.disk
             else { return nil }
             state.disk = nil
+            // Under the lock: whoever opens it again counts it after this.
+            context.closed(self)
             return disk
         }
-        guard closed != nil else { return true }
-        context.closed(self)
-        return false
+        return closed == nil
     }
 
     /// What the status file says of an open image; nil when it is closed.
@@ -154,20 +181,71 @@ final class ImageFile: FileContent {
         state.withLock { state in state.disk.map { ($0, state.users) } }
     }
 
-    /// The disk that is open, if it still shows what the host files hold, or a newly opened one.
-    private func current(_ state: inout State) throws(ImageError) -> Disk {
-        if let disk = state.disk {
+    /// Takes the disk that is open, if it still shows what the host files hold, or a newly opened one. Runs with
+    /// `opening` held.
+    private func current() throws(ImageError) -> (disk: Disk, generation: UInt64) {
+        let known = state.withLock { $0 }
+        if let disk = known.disk {
             let stamps = try disk.stamps()
-            if stamps == state.stamps { return disk }
+            if stamps == known.stamps { return (disk, take(disk, stamps)) }
             context.log.warning("\(disk.name): the image has changed while it was open; it is opened again")
         }
-        let disk = try reopen(state)
-        state.stamps = try disk.stamps()
-        state.disk = disk
-        state.peek = .success(disk.size)
-        state.allocated = try disk.allocatedBytes()
-        context.opened(self)
-        return disk
+        let disk = try reopen(known)
+        let (stamps, allocated) = (try disk.stamps(), try disk.allocatedBytes())
+        state.withLock { state in
+            state.peek = .success(disk.size)
+            state.allocated = allocated
+        }
+        return (disk, take(disk, stamps))
+    }
+
+    /// Makes `disk` the open one with one more user. Returns how often the content has changed.
+    private func take(_ disk: Disk, _ stamps: [FileStamp]) -> UInt64 {
+        // What it replaces ends outside the lock.
+        let (generation, old) = state.withLock { (state) -> (UInt64, Disk?) in
+            let old = state.disk
+            if old !== disk {
+                state.disk = disk
+                context.opened(self)
+            }
+            if !state.stamps.isEmpty, state.stamps != stamps { state.generation += 1 }
+            state.stamps = stamps
+            state.users += 1
+            state.idleSince = nil
+            state.fault = nil
+            return (state.generation, old)
+        }
+        withExtendedLifetime(old) {}
+        return generation
+    }
+
+    /// Remembers why the image could not be opened, and says it in the log unless it has just been said. Returns what a
+    /// reader sees.
+    private func failed(_ error: ImageError) -> ImageError {
+        let source = state.withLock { $0.source }
+        let named = error.named(Self.text(source))
+        let fault = Fault(
+            text: "\(named)", since: .now, changes: context.changes.load(ordering: .relaxed),
+            isLasting: error.kind != .busy && error.kind != .io)
+        let (isNews, key) = state.withLock { (state) -> (Bool, NodeKey) in
+            let old = state.fault
+            let isRepeated = old.map { $0.text == fault.text && fault.since - $0.since < Self.quiet } ?? false
+            state.fault = fault
+            if isRepeated, let old { state.fault?.since = old.since }
+            return (!isRepeated, .host(state.facts.identity))
+        }
+        if isNews {
+            context.log.error("\(named)")
+            if case .found = source { context.attributesChanged(key) }
+        }
+        return ImageError(.io, "the image cannot be opened", errno: EIO, detail: fault.text)
+    }
+
+    private static func text(_ source: Source) -> String {
+        switch source {
+        case .named(let path): path
+        case .found(let place, _): place.text
+        }
     }
 
     private func reopen(_ state: State) throws(ImageError) -> Disk {
@@ -198,11 +276,4 @@ final class ImageFile: FileContent {
         }
         return disk
     }
-}
-
-/// How much was read through one file of the mount.
-final class ReadCounters: Sendable {
-    let reads = Atomic<UInt64>(0)
-    let bytes = Atomic<UInt64>(0)
-    let errors = Atomic<UInt64>(0)
 }

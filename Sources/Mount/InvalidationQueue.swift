@@ -15,7 +15,7 @@ enum Invalidation: Hashable, Sendable {
 /// in the kernel that requests hold while workers answer them.
 final class InvalidationQueue: Sendable {
     private struct State {
-        var waiting: [Invalidation] = []
+        var waiting: Set<Invalidation> = []
         var isEnding = false
     }
 
@@ -27,7 +27,7 @@ final class InvalidationQueue: Sendable {
     /// Adds to the queue and returns at once.
     func push(_ items: [Invalidation]) {
         guard !items.isEmpty else { return }
-        state.withLock { $0.waiting += items }
+        state.withLock { $0.waiting.formUnion(items) }
         clinux_event_signal(event)
     }
 

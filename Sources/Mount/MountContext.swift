@@ -14,11 +14,32 @@ final class MountContext: Sendable {
     let invalidations = InvalidationQueue()
     /// Called when an image has been opened.
     let onOpened = Mutex<(@Sendable () -> Void)?>(nil)
+    /// Counts what happened to names and attributes in the source: an image that was broken may be whole again.
+    let changes = Atomic<UInt64>(0)
+    /// Whether users other than the one who mounts may come.
+    let isShared = Atomic<Bool>(false)
     private let openImages = Mutex<[ObjectIdentifier: ImageFile]>([:])
+    private let table = Mutex(WeakTable())
+
+    private struct WeakTable {
+        weak var table: NodeTable?
+    }
 
     init(_ options: MountOptions) {
         self.options = options
         log = options.log
+    }
+
+    /// Learns where the nodes of the mount are.
+    func serves(_ table: NodeTable) { self.table.withLock { $0.table = table } }
+
+    /// Something has happened in the source.
+    func noticeChange() { changes.add(1, ordering: .relaxed) }
+
+    /// Lets the kernel ask anew for the attributes of the node with `key`.
+    func attributesChanged(_ key: NodeKey) {
+        guard let id = table.withLock({ $0.table })?.number(of: key) else { return }
+        invalidations.push([.node(id)])
     }
 
     /// The images that have a disk open now.
@@ -36,9 +57,13 @@ final class MountContext: Sendable {
     }
 
     /// The attributes of a file of the mount that shows something of the host file with `facts`.
-    func fileAttributes(_ facts: HostFacts, mode: UInt32 = 0o444) -> FileAttributes {
+    ///
+    /// Others may read it where they may read the host file, unless the user has said who may: a mount that everybody
+    /// can reach must not open an image that only its owner can read.
+    func fileAttributes(_ facts: HostFacts) -> FileAttributes {
         var result = FileAttributes()
-        result.mode = mode & ~options.fmask
+        result.mode = 0o444 & ~(options.fmask ?? 0)
+        if options.fmask == nil, isShared.load(ordering: .relaxed) { result.mode &= facts.mode | 0o400 }
         fill(&result, from: facts)
         return result
     }
@@ -58,7 +83,7 @@ final class MountContext: Sendable {
     func ownAttributes(isDirectory: Bool) -> FileAttributes {
         var result = FileAttributes()
         result.isDirectory = isDirectory
-        result.mode = isDirectory ? 0o555 & ~options.dmask : 0o444 & ~options.fmask
+        result.mode = isDirectory ? 0o555 & ~options.dmask : 0o444 & ~(options.fmask ?? 0)
         result.uid = options.uid ?? getuid()
         result.gid = options.gid ?? getgid()
         result.modified = began

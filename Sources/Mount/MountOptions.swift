@@ -23,8 +23,9 @@ package struct MountOptions: Sendable {
     package var uid: UInt32?
     /// The group that files and directories show; nil for that of the host file.
     package var gid: UInt32?
-    /// Permission bits taken away from files (`fmask=`, or `umask=`).
-    package var fmask: UInt32 = 0
+    /// Permission bits taken away from files (`fmask=`, or `umask=`); nil for those that the host file lacks where other
+    /// users may come.
+    package var fmask: UInt32?
     /// Permission bits taken away from directories (`dmask=`, or `umask=`).
     package var dmask: UInt32 = 0
     /// Options that go to mount(2) as they are: "nosuid", "nodev", "noexec", "noatime", ….

@@ -120,7 +120,7 @@ package final class MountSession: Sendable {
     /// How many workers there are: two for each processor, 2 to 8.
     private var workerCount: Int {
         let processors = max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
-        return min(64, max(1, options.threads ?? min(8, max(2, 2 * processors))))
+        return min(256, max(1, options.threads ?? min(8, max(2, 2 * processors))))
     }
 
     /// Sees that the mount answers a stat and is the one that was made.

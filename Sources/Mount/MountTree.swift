@@ -12,10 +12,12 @@ final class MountTree: Sendable {
     /// What notices changes in directory mode.
     let watcher: Watcher?
     private let classifier: Classifier?
+    private let context: MountContext
 
     /// Opens the source. Throws what opening an image or a directory throws.
     init(_ context: MountContext, onFile: Bool) throws(ImageError) {
         let options = context.options
+        self.context = context
         if options.isDirectoryMode {
             let tree = HostTree(context)
             root = try Self.openDirectory(tree, options.source)
@@ -47,8 +49,7 @@ final class MountTree: Sendable {
             throw ImageError(.io, "cannot read the file's attributes", errno: errno, file: path)
         }
         let image = ImageFile(
-            context: context, source: .named(path), facts: HostFacts(facts), peek: .success(disk.size), disk: disk,
-            timeout: 86400)
+            context: context, source: .named(path), facts: HostFacts(facts), peek: .success(disk.size), disk: disk)
         context.opened(image)
         return image
     }
@@ -68,6 +69,7 @@ final class MountTree: Sendable {
     /// Lets the kernel forget all names and attributes, so that it asks again.
     func rescan(_ table: NodeTable) {
         classifier?.forget()
+        context.noticeChange()
         watcher?.forgetAll(table)
     }
 }

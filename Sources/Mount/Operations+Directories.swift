@@ -44,7 +44,9 @@ private func answerListing(
         let buffer = UnsafeMutableRawBufferPointer(start: space, count: min(max(0, size), Int(CLINUX_FUSE_BUFFER)))
         var listing = Listing(request: request, system: system, buffer: buffer, withAttributes: withAttributes)
         listing.fill(from: directory, entries, offset: Int(max(0, offset)))
-        fuse_reply_buf(request, space.assumingMemoryBound(to: CChar.self), listing.used)
+        guard fuse_reply_buf(request, space.assumingMemoryBound(to: CChar.self), listing.used) != 0 else { return }
+        // Whoever asked went away: the kernel has not seen the nodes.
+        for id in listing.held { system.table.forget(id, count: 1) }
     }
 }
 
@@ -55,6 +57,8 @@ private struct Listing {
     let buffer: UnsafeMutableRawBufferPointer
     let withAttributes: Bool
     var used = 0
+    /// The nodes that the kernel holds once it has the answer.
+    var held: [UInt64] = []
 
     mutating func fill(from directory: OpenDirectory, _ entries: [Entry], offset: Int) {
         var position = offset
@@ -84,7 +88,10 @@ private struct Listing {
             parameters.attr.st_ino = ino_t(system.table.number(of: entry.key) ?? UInt64(UInt32.max))
             parameters.attr.st_mode = FileType.bits(isDirectory: entry.isDirectory)
         }
-        if add(entry.name, &parameters, next: next) { return true }
+        if add(entry.name, &parameters, next: next) {
+            if parameters.ino != 0 { held.append(parameters.ino) }
+            return true
+        }
         if parameters.ino != 0 { system.table.forget(parameters.ino, count: 1) }
         return false
     }

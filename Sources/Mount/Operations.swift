@@ -50,13 +50,10 @@ enum Operations {
         }
     }
 
-    /// What a program sees of an error: an image that cannot be opened is an I/O error, whatever is wrong with it.
+    /// What a program sees of an error. That an image cannot be opened is an I/O error is the image's own to say.
     static func errorNumber(_ error: ImageError) -> Int32 {
         switch error.kind {
         case .malformed, .corrupt, .io: EIO
-        case .unsupported where error.errno == ENOTSUP: EIO
-        case .busy where error.errno == EBUSY: EIO
-        case .denied where error.file != nil: EIO
         default: error.errno
         }
     }

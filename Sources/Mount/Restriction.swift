@@ -32,7 +32,10 @@ struct Restriction {
         let source = options.isDirectoryMode ? options.source : parent(of: options.source)
         let readable =
             [source, parent(of: resolved(options.source))] + options.disk.allowedParents
-            + ["/proc", "/etc/localtime", "/usr/share/zoneinfo", "/dev/urandom"]
+            + [
+                "/proc", "/sys/block", "/sys/devices/virtual/block", "/etc/localtime", "/usr/share/zoneinfo",
+                "/dev/urandom",
+            ]
         let writable = options.writablePaths + ["/dev/null", "/dev/log", "/dev/fuse"]
         return withStrings(readable) { readable in
             withStrings(writable) { writable in clinux_landlock(readable, writable) }

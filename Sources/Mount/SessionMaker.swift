@@ -56,16 +56,38 @@ struct SessionMaker {
                 &list, &callbacks, MemoryLayout<fuse_lowlevel_ops>.size, Unmanaged.passUnretained(system).toOpaque())
         }
         guard let session else { throw failure("cannot prepare the mount", EINVAL) }
-        guard fuse_session_mount(session, options.mountpoint) == 0 else {
-            let code = errno
+        let (code, words) = Self.listening { fuse_session_mount(session, options.mountpoint) == 0 }
+        guard code == 0 else {
             fuse_session_destroy(session)
-            throw failure("cannot mount", code == 0 ? EPERM : code)
+            throw failure("cannot mount", code, words)
         }
+        if let words { options.log.debug("\(words)") }
+        system.context.isShared.store(allowOther, ordering: .relaxed)
+        FuseMessages.pass(to: options.log)
         return SessionHandle(pointer: session)
     }
 
-    private func failure(_ what: StaticString, _ code: Int32) -> ImageError {
-        ImageError(.io, what, errno: code, detail: FuseMessages.taken(), file: options.mountpoint)
+    private func failure(_ what: StaticString, _ code: Int32, _ words: String? = nil) -> ImageError {
+        let detail = [words, FuseMessages.taken()].compactMap { $0 }.joined(separator: "; ")
+        return ImageError(
+            .io, what, errno: code, detail: detail.isEmpty ? nil : detail, file: options.mountpoint)
+    }
+
+    /// Runs `body` and returns 0 or its error number, and what was written to standard error meanwhile: fusermount3 says
+    /// there why it refuses, and the user is to get one line. For a process with one thread.
+    private static func listening(_ body: () -> Bool) -> (code: Int32, words: String?) {
+        let (paper, real) = (clinux_zero_file(0), dup(STDERR_FILENO))
+        defer { for descriptor in [paper, real] where descriptor >= 0 { close(descriptor) } }
+        let isListening = paper >= 0 && real >= 0 && dup2(paper, STDERR_FILENO) >= 0
+        errno = 0
+        let isDone = body()
+        let code = isDone ? 0 : errno == 0 ? EPERM : errno
+        guard isListening else { return (code, nil) }
+        dup2(real, STDERR_FILENO)
+        var buffer = [UInt8](repeating: 0, count: 1024)
+        let count = max(0, pread(paper, &buffer, buffer.count, 0))
+        let lines = String(decoding: buffer[..<count], as: UTF8.self).split(separator: "\n")
+        return (code, lines.isEmpty ? nil : lines.joined(separator: "; "))
     }
 
     /// The options as mount(8) knows them; commas and backslashes in names are escaped.
@@ -90,6 +112,10 @@ struct SessionMaker {
 /// What libfuse has to say: its last lines, for the error that follows them.
 enum FuseMessages {
     private static let lines = Mutex<[String]>([])
+    private static let log = Mutex<Logger?>(nil)
+
+    /// Sends all further messages to the log.
+    static func pass(to log: Logger) { self.log.withLock { $0 = log } }
 
     /// Sends libfuse's messages here instead of to standard error.
     static func collect() {
@@ -100,6 +126,10 @@ enum FuseMessages {
     }
 
     private static func add(_ line: String) {
+        if let log = log.withLock({ $0 }) {
+            log.warning("\(line)")
+            return
+        }
         lines.withLock { $0 = $0.suffix(4) + [line] }
     }
 

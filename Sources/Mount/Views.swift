@@ -109,7 +109,7 @@ final class ViewFile: FileContent {
     private let image: ImageFile
     private let kind: ViewKind
     private let name: Name
-    private let counters = ReadCounters()
+    private let told = Generation()
     private let shown = Mutex<Shown?>(nil)
 
     init(image: ImageFile, _ kind: ViewKind, name: Name) {
@@ -132,15 +132,17 @@ final class ViewFile: FileContent {
     }
 
     func open() throws(ImageError) -> OpenFile {
-        let (whole, keepsCache) = try image.acquire()
+        let (whole, generation) = try image.acquire()
         do throws(ImageError) {
             let disk = try find(in: whole)
             let image = image
-            return OpenFile(disk: disk, keepsCache: keepsCache, counters: counters) { image.release() }
+            return OpenFile(disk: disk, keepsCache: told.isKnown(generation), counters: image.counters) {
+                image.release()
+            }
         } catch {
             image.release()
-            image.context.log.error("\(error)")
-            throw error
+            image.context.log.error("\(error.named(whole.name))")
+            throw ImageError(.io, "the view cannot be opened", file: whole.name)
         }
     }
 
@@ -155,9 +157,9 @@ final class ViewFile: FileContent {
         let whole = try image.acquire().disk
         defer { image.release() }
         let disk = try find(in: whole)
-        let result = Shown(
-            stamp: image.facts.stamp, size: disk.size, blocks: try disk.allocatedBytes() / 512,
-            blockSize: disk.blockSize)
+        // Never 0 for a disk with bytes, which archivers would take for all zeros.
+        let blocks = max(disk.size > 0 ? 1 : 0, try disk.allocatedBytes() / 512)
+        let result = Shown(stamp: image.facts.stamp, size: disk.size, blocks: blocks, blockSize: disk.blockSize)
         shown.withLock { $0 = result }
         return result
     }

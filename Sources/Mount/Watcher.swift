@@ -31,6 +31,8 @@ final class Watcher: Sendable {
     func add(_ directory: HostDirectory, at place: HostPlace) -> Int32 {
         guard inotify >= 0, let descriptor = try? place.open(O_RDONLY | O_DIRECTORY) else { return -1 }
         defer { close(descriptor) }
+        // Other machines change such a filesystem as well, and the watch says nothing of it.
+        guard clinux_is_remote(descriptor) == 0 else { return -1 }
         // Under the lock, so that an event of a new watch finds its directory.
         let (watch, code) = state.withLock { (state) -> (Int32, Int32) in
             let watch = clinux_watch_add(inotify, descriptor)
@@ -55,12 +57,16 @@ final class Watcher: Sendable {
     /// Ends the watch of a directory that the kernel has forgotten.
     func remove(_ watch: Int32) {
         guard watch >= 0 else { return }
-        state.withLock { state in
+        let newer = state.withLock { (state) -> HostDirectory? in
             // The number may stand for a newer object of the same directory.
-            guard let entry = state.directories[watch], entry.directory == nil else { return }
+            guard let entry = state.directories[watch] else { return nil }
+            if let newer = entry.directory { return newer }
             state.directories[watch] = nil
             clinux_watch_remove(inotify, watch)
+            return nil
         }
+        // Ends outside the lock: its own end comes here again.
+        withExtendedLifetime(newer) {}
     }
 
     /// Wakes the thread: there is an image to look after.
@@ -92,6 +98,7 @@ final class Watcher: Sendable {
         let batch = EventBatch()
         _ = clinux_watch_read(inotify, Unmanaged.passUnretained(batch).toOpaque(), collectEvent)
         var forgotten: Set<Invalidation> = []
+        if batch.events.contains(where: { $0.what != 0 }) { context.noticeChange() }
         for event in batch.events {
             if event.what & CLINUX_WATCH_OVERFLOW != 0 {
                 forgetAll(table)

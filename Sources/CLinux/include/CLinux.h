@@ -67,6 +67,9 @@ void clinux_syslog(int priority, const char *line);
 // A descriptor that becomes readable when the process ends (pidfd_open), or -1 with errno.
 int clinux_pidfd(pid_t process);
 
+// Lets the process open as many files as it ever may: the soft limit becomes the hard one. 0, or -1 with errno.
+int clinux_raise_descriptor_limit(void);
+
 #include "CLinuxFuse.h"
 
 #endif

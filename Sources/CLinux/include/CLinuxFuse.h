@@ -43,6 +43,8 @@ void clinux_fuse_reply_abandon(int only_header);
 int clinux_mount_device(const char *path, uint64_t *device);
 // Whether `path` is the root of a mount (STATX_ATTR_MOUNT_ROOT). 1, 0, or -1 with errno.
 int clinux_is_mount_root(const char *path);
+// Whether the file behind a descriptor lies on a filesystem that other machines change too. 1 or 0.
+int clinux_is_remote(int descriptor);
 // The type of the filesystem at `path` (statfs f_type). 0, or -1 with errno.
 int clinux_filesystem_type(const char *path, int64_t *type);
 // A descriptor to write to that aborts the FUSE connection of the mount on `device`, or -1 with errno.
@@ -83,6 +85,7 @@ void clinux_watch_remove(int inotify, int watch);
 // Calls `each` for every event that can be read now. 0 when there is no more, -1 with errno.
 #define CLINUX_WATCH_OVERFLOW 1  // events were lost
 #define CLINUX_WATCH_GONE 2      // the watch has ended
+#define CLINUX_WATCH_SETTLED 4   // more than bytes has changed, or a writer is done
 int clinux_watch_read(int inotify, void *context,
                       void (*each)(void *context, int watch, int what, const char *name, size_t length));
 

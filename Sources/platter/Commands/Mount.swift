@@ -39,16 +39,15 @@ extension Command {
         if settings.isForeground {
             return try serveHere(plan, settings, isQuiet: isQuiet)
         }
-        let status = try Daemon.start { descriptor in
-            serveBehind(plan, settings, isQuiet: isQuiet, pipe: descriptor)
+        do throws(Failure) {
+            return try Daemon.start { descriptor in
+                serveBehind(plan, settings, isQuiet: isQuiet, pipe: descriptor)
+            }
+        } catch {
+            // A server that was killed half-way may have left a mount that nobody serves.
+            _ = try? DeadMount.clear(at: plan.mountpoint)
+            throw error
         }
-        if plan.isDirectoryMode, !settings.isHelper,
-            HostPath.names(in: plan.mountpoint).allSatisfy({ $0 == ".platter" })
-        {
-            Output.report(
-                Failure(.success, "\(plan.source): there is no image in it yet; one that is put there will show"))
-        }
-        return status
     }
 
     /// Serves in the foreground until the mount ends.
@@ -70,6 +69,8 @@ extension Command {
         var isReady = false
         do throws(Failure) {
             Daemon.closeInherited(keeping: [pipe, settings.readyDescriptor ?? pipe])
+            // Notes and logs are for everybody to read, whatever the caller's shell says.
+            umask(0o022)
             let server = try Server(plan: plan, settings: settings)
             if settings.log == .automatic { server.sink.prepareSyslog() }
             try server.run { files in
@@ -97,7 +98,8 @@ extension Command {
         ServiceManager.notify("READY=1", "MAINPID=\(getpid())", "STATUS=serving")
         guard let descriptor = settings.readyDescriptor else { return }
         _ = Output.write("\n", to: descriptor)
-        close(descriptor)
+        // A hole among the standard streams would be filled by the next file that is opened.
+        if descriptor > STDERR_FILENO { close(descriptor) }
     }
 }
 

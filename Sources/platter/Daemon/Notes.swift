@@ -1,3 +1,4 @@
+internal import CLinux
 internal import Glibc
 internal import Logging
 
@@ -6,9 +7,27 @@ internal import Logging
 final class Notes {
     private let pidFile: String?
     private var written: [String] = []
+    /// The pid file where it had to be opened while the process still could, or -1.
+    private var early: Int32 = -1
 
     /// `pidFile` is absolute, or nil when the user wants none.
     init(pidFile: String?) { self.pidFile = pidFile }
+
+    /// To be called while the process has its privileges: root gives up the one to write to other users' directories.
+    func prepare() {
+        guard let pidFile, geteuid() == 0, let slash = pidFile.lastIndex(of: "/") else { return }
+        var facts = clinux_file_facts()
+        let directory = slash == pidFile.startIndex ? "/" : String(pidFile[..<slash])
+        guard clinux_facts_at(AT_FDCWD, directory, 0, &facts) == 0, facts.uid != 0, facts.mode & 0o002 == 0 else {
+            return
+        }
+        early = Self.make(pidFile)
+        if early >= 0 { written.append(pidFile) }
+    }
+
+    private static func make(_ pidFile: String) -> Int32 {
+        open(pidFile, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
+    }
 
     /// Writes both, once the mount answers; says in the log what cannot be written.
     func write(mountpoint: String, log: Logger) {
@@ -17,18 +36,19 @@ final class Notes {
             if let path = RuntimeDirectory.note(device: entry.device) { written.append(path) }
         }
         guard let pidFile else { return }
-        let descriptor = open(pidFile, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
+        let descriptor = early >= 0 ? early : Self.make(pidFile)
         guard descriptor >= 0, Output.write("\(getpid())\n", to: descriptor) else {
             log.error("\(pidFile): the pid file cannot be written: \(HostPath.reason(errno))")
             return
         }
+        guard early < 0 else { return }
         close(descriptor)
         written.append(pidFile)
     }
 
-    /// Removes what was written.
+    /// Removes what was written. A pid file that can no longer be removed is emptied.
     func remove() {
-        for path in written { unlink(path) }
+        for path in written where unlink(path) != 0 && path == pidFile && early >= 0 { ftruncate(early, 0) }
         written = []
     }
 }

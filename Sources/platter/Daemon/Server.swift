@@ -1,3 +1,4 @@
+internal import CLinux
 internal import Glibc
 internal import Logging
 internal import Mount
@@ -33,6 +34,8 @@ struct Server {
     /// Mounts, serves, and returns when the mount has ended. `onReady` is called once it answers, with the paths of the
     /// disks in it. Throws when there is no mount.
     func run(onReady: @escaping ([String]) -> Void) throws(Failure) {
+        // Every image in use takes a descriptor for each of its files.
+        _ = clinux_raise_descriptor_limit()
         var options = try plan.options(settings, log: log)
         options.writablePaths = [RuntimeDirectory.prepared(), settings.pidFile.map(Self.directory)].compactMap { $0 }
         let notes = Notes(pidFile: settings.pidFile.map(HostPath.absolute))
@@ -44,6 +47,7 @@ struct Server {
             }
             // Before any thread, so that all of them have the signals blocked.
             SignalThread.block()
+            notes.prepare()
             try session.mount()
             try session.serve {
                 start(session)
@@ -88,6 +92,7 @@ struct Server {
         }
         let users = MountUsers.of([Array(plan.mountpoint.utf8)])[0]
         guard session.detach() else { return }
+        // Others' processes cannot be seen any more without privileges; loop devices can.
         let last = users.isEmpty ? "its last user" : users.joined(separator: ", ")
         log.notice("\(plan.mountpoint): detached; serving until \(last) is done with it")
         ServiceManager.notify("STOPPING=1", "STATUS=serving until \(last) is done")

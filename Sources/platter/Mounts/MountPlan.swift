@@ -30,6 +30,9 @@ struct MountPlan: Sendable {
         }
         source = try HostPath.existing(operands[0], .mount)
         isDirectoryMode = Self.kind(of: source) == S_IFDIR
+        if let source = try DeadMount.clear(at: operands[1]) {
+            Output.report(Failure(.success, "\(operands[1]): removed a mount of \(source) whose server had died"))
+        }
         mountpoint = (try? HostPath.existing(operands[1])) ?? HostPath.absolute(operands[1])
         try check(settings)
     }
@@ -66,7 +69,7 @@ struct MountPlan: Sendable {
         options.allowOther = settings.allowOther
         options.uid = settings.uid
         options.gid = settings.gid
-        options.fmask = settings.fileMask ?? settings.umask ?? 0
+        options.fmask = settings.fileMask ?? settings.umask
         options.dmask = settings.directoryMask ?? settings.umask ?? 0
         options.kernelMountOptions = settings.kernelFlags
         options.threads = settings.threads

@@ -29,7 +29,7 @@ struct Unmounter {
     }
 
     /// The absolute path of `path`, symbolic links resolved in all but its last part.
-    private static func resolvingParent(of path: String) -> String {
+    static func resolvingParent(of path: String) -> String {
         var absolute = HostPath.absolute(path)
         while absolute.count > 1, absolute.hasSuffix("/") { absolute.removeLast() }
         guard let slash = absolute.lastIndex(of: "/") else { return absolute }
