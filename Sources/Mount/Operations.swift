@@ -68,6 +68,10 @@ func onLookup(_ request: fuse_req_t?, _ parent: fuse_ino_t, _ name: UnsafePointe
     Operations.answer(request, "LOOKUP", parent) { (system) throws(ImageError) in
         guard let name else { throw ImageError(.missing, "no name") }
         let bytes = Name(UnsafeRawBufferPointer(start: name, count: strlen(name)))
+        // The kernel asks for longer names than statfs tells of.
+        guard bytes.count <= ExposedName.longest else {
+            throw ImageError(.missing, "the name is too long", errno: ENAMETOOLONG)
+        }
         var entry = try system.lookup(bytes, in: parent)
         if fuse_reply_entry(request, &entry) != 0 { system.table.forget(entry.ino, count: 1) }
     }

@@ -127,6 +127,13 @@ struct ImageMountTests {
         #expect(try Seen.facts(served.mountpoint).size == 0)
     }
 
+    @Test func aNameThatIsTooLongIsSaidToBe() throws {
+        let served = try Served(image)
+        let path = served.path(String(repeating: "x", count: 255))
+        #expect(Seen.openFailure(path, O_RDONLY) == ENOENT)
+        #expect(Seen.openFailure(path + "x", O_RDONLY) == ENAMETOOLONG)
+    }
+
     @Test func aNameCanBeChosen() throws {
         let served = try Served(image, "name=other.bin")
         try runSuccessfully("cmp", image, served.path("other.bin"))

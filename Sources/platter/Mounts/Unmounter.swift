@@ -59,7 +59,12 @@ struct Unmounter {
             throw Failure(.system, "\(mountpoint): unmounted, but its server (pid \(server.pid)) cannot be waited for")
         }
         var waiting = pollfd(fd: handle, events: Int16(POLLIN), revents: 0)
-        guard poll(&waiting, 1, Int32(min(patience * 1000, 2_000_000_000))) > 0 else {
+        let deadline = Clock.now() + patience
+        var count: Int32
+        repeat {
+            count = poll(&waiting, 1, Int32(min(max(0, deadline - Clock.now()) * 1000, 2_000_000_000)))
+        } while count < 0 && errno == EINTR
+        guard count > 0 else {
             throw Failure(.mount, "\(mountpoint): unmounted, but its server (pid \(server.pid)) still runs")
         }
     }
