@@ -81,6 +81,29 @@ struct BrokenImageTests {
         #expect(try Seen.facts(own.path("disk.raw")).mode & 0o7777 == 0o444)
     }
 
+    /// The parent lies on a mount whose server is stopped: opening waits for it, attributes and other images do not.
+    @Test(.enabled(if: Tool.has("qemu-img"), "qemu-img is missing"))
+    func aSlowImageKeepsNobodyElseWaiting() throws {
+        let parent = try work.write([UInt8](repeating: 5, count: 1 << 20), to: "parent.raw")
+        let slow = try Served(parent)
+        let base = slow.path("parent.raw")
+        try runSuccessfully("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", source + "/top.qcow2")
+        try HostFiles.write([UInt8](repeating: 6, count: 4096), to: source + "/fast.raw")
+        let served = try Served(source, "allow-parents=\(slow.mountpoint)")
+        #expect(try HostFiles.list(served.mountpoint) == [".platter", "fast.raw", "top.qcow2.raw"])
+        slow.process.signal(SIGSTOP)
+        defer { slow.process.signal(SIGCONT) }
+        usleep(1_200_000)
+        let reader = try ChildProcess("cat", [served.path("top.qcow2.raw")], outputFile: "/dev/null")
+        usleep(300_000)
+        let others = try run(
+            "sh", "-c", "stat \"$0/top.qcow2.raw\" && cat \"$0/fast.raw\" \"$0/.platter/status.json\"",
+            served.mountpoint, timeout: 5)
+        #expect(others.succeeded && reader.isRunning, "\(others)")
+        slow.process.signal(SIGCONT)
+        #expect(reader.wait(timeout: 20).succeeded)
+    }
+
     @Test func readsThroughViewsAreCounted() throws {
         let path = try work.write([UInt8](repeating: 1, count: 65536), to: "disk.raw")
         let served = try Served(path, "layers")
