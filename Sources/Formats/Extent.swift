@@ -1,22 +1,35 @@
-package import Bytes
+public import Bytes
 
 /// Which of a driver's files an extent lies in: an index into `FormatDriver.files`, fixed after open.
+@frozen
+@usableFromInline
 package struct FileSlot: RawRepresentable, Hashable, BitwiseCopyable, Sendable {
     /// The index into `files`.
+    @usableFromInline
     package let rawValue: UInt16
 
     /// Makes the slot of index `rawValue`.
+    @inlinable
     package init(rawValue: UInt16) { self.rawValue = rawValue }
 
     /// The image file itself.
-    package static let image = FileSlot(rawValue: 0)
+    @inlinable
+    package static var image: FileSlot { FileSlot(rawValue: 0) }
+
+    /// Whether both are the same file. Spelled out, since the one that comes with `RawRepresentable` is generic.
+    @inlinable
+    package static func == (left: Self, right: Self) -> Bool { left.rawValue == right.rawValue }
 }
 
 /// One run of the virtual disk and where one layer keeps it.
 ///
 /// Trivial on purpose: no reference, so mapping costs neither an allocation nor reference counting.
+@frozen
+@usableFromInline
 package struct Extent: BitwiseCopyable, Sendable {
     /// Where the bytes of a run are.
+    @frozen
+    @usableFromInline
     package enum Place: BitwiseCopyable, Sendable {
         /// Verbatim in a host file from `offset` on, the whole run inside the file: can be spliced.
         case data(file: FileSlot, offset: HostOffset)
@@ -30,11 +43,14 @@ package struct Extent: BitwiseCopyable, Sendable {
     }
 
     /// The length of the run in bytes, never 0 in a list.
+    @usableFromInline
     package var length: UInt64
     /// Where the run is.
+    @usableFromInline
     package var place: Place
 
     /// Makes a run of `length` bytes.
+    @inlinable
     package init(length: UInt64, place: Place) {
         self.length = length
         self.place = place
@@ -45,36 +61,48 @@ package struct Extent: BitwiseCopyable, Sendable {
 ///
 /// Appending joins a run to the one before where they continue each other, and clips it to the range, so that a
 /// driver only walks its table and says what it sees.
+@frozen
+@usableFromInline
 package struct ExtentList: Sendable {
     /// How many runs fit; a longer answer stops early and is asked for again from where it stopped.
-    package static let capacity = 16
+    @inlinable
+    package static var capacity: Int { 16 }
 
     /// The range that the runs answer.
+    @usableFromInline
     package let range: ByteRange
     /// How many runs there are.
-    package private(set) var count = 0
+    @usableFromInline
+    package internal(set) var count = 0
     /// How many bytes the runs cover together, from the start of `range`.
-    package private(set) var covered: UInt64 = 0
-    private var runs: InlineArray<16, Extent>
+    @usableFromInline
+    package internal(set) var covered: UInt64 = 0
+    @usableFromInline
+    var runs: InlineArray<16, Extent>
 
     /// An empty answer for `range`.
+    @inlinable
     package init(for range: ByteRange) {
         self.range = range
         runs = InlineArray(repeating: Extent(length: 0, place: .hole))
     }
 
     /// The part of the range that no run covers yet.
+    @inlinable
     package var remaining: ByteRange { range.dropping(first: covered) }
 
     /// Whether the runs cover the whole range.
+    @inlinable
     package var isComplete: Bool { covered == range.length }
 
     /// The run at `index`, which must be below `count`.
+    @inlinable
     package subscript(index: Int) -> Extent { runs[index] }
 
     /// Adds `length` bytes at `place` after the runs so far, clipped to the range. Returns false when nothing more can
     /// be added (the range is covered, or the list is full and this run does not continue the last one): stop then.
     @discardableResult
+    @inlinable
     package mutating func append(_ place: Extent.Place, length: UInt64) -> Bool {
         let clipped = Swift.min(length, range.length - covered)
         guard clipped > 0 else { return false }
@@ -89,7 +117,8 @@ package struct ExtentList: Sendable {
         return covered < range.length
     }
 
-    private static func continues(_ last: Extent, with place: Extent.Place) -> Bool {
+    @inlinable
+    static func continues(_ last: Extent, with place: Extent.Place) -> Bool {
         switch (last.place, place) {
         case (.zero, .zero), (.hole, .hole):
             return true

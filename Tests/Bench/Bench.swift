@@ -5,18 +5,20 @@ import TestSupport
 
 /// The read path alone, without FUSE: for counting instructions (`valgrind --tool=callgrind`) and allocations.
 ///
-/// `ReadBench IMAGE COUNT [BYTES]` does COUNT reads of BYTES (4096) at random, aligned places. Run it with two counts
-/// and subtract: what is left is the cost of the reads, the same to the instruction on a busy machine.
+/// `ReadBench IMAGE COUNT [BYTES [PARENT]]` does COUNT reads of BYTES (4096) at random, aligned places. Run it with two counts
+/// and subtract: what is left is the cost of the reads, the same to the instruction on a busy machine. PARENT stands in
+/// for the recorded parent of an overlay, since valgrind does not know the call that opens those (openat2).
 @main
 struct ReadBench {
     static func main() throws {
         let arguments = CommandLine.arguments
         guard arguments.count >= 3, let count = Int(arguments[2]) else {
-            print("usage: ReadBench IMAGE COUNT [BYTES]")
+            print("usage: ReadBench IMAGE COUNT [BYTES [PARENT]]")
             return
         }
         let bytes = arguments.count > 3 ? UInt64(arguments[3]) ?? 4096 : 4096
-        let disk = try Disk.open(path: arguments[1], options: DiskOptions())
+        let options = DiskOptions(parentOverride: arguments.count > 4 ? arguments[4] : nil)
+        let disk = try Disk.open(path: arguments[1], options: options)
         try run(disk, count: count, bytes: bytes)
     }
 

@@ -7,12 +7,16 @@ final class RawDriver: FormatDriver {
     let files: [any Storage]
     let parent: ParentReference? = nil
 
+    /// The only one of `files`: an array retains what it hands out.
+    private let storage: any Storage
+
     init(_ storage: any Storage) {
+        self.storage = storage
         files = [storage]
         shape = DiskShape(virtualSize: storage.size, allocationUnit: 4096, formatName: Raw.name, subformat: "raw")
     }
 
     func map(_ detail: MapDetail, into runs: inout ExtentList) throws(ImageError) {
-        try HostHoles.map(files[0], at: HostOffset(runs.remaining.lower), detail, into: &runs)
+        try HostHoles.map(storage, at: HostOffset(runs.remaining.lower), detail, into: &runs)
     }
 }
