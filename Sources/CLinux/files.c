@@ -45,6 +45,10 @@ int clinux_facts_at(int directory, const char *path, int nofollow, struct clinux
     return facts_of(directory, path, nofollow ? AT_SYMLINK_NOFOLLOW : 0, facts);
 }
 
+int clinux_known_facts_at(int directory, const char *path, struct clinux_file_facts *facts) {
+    return facts_of(directory, path, AT_STATX_DONT_SYNC, facts);
+}
+
 int clinux_open_beneath(int directory, const char *path, int flags) {
     struct open_how how = {
         .flags = (uint64_t)(flags | O_CLOEXEC),

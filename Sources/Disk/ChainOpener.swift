@@ -15,10 +15,11 @@ struct ChainOpener {
     private var table: [any Storage] = []
     private var warned = false
 
-    init(path: String, options: DiskOptions) {
+    /// Throws what the directories of the options throw that cannot be opened.
+    init(path: String, options: DiskOptions) throws(ImageError) {
         self.path = path
         self.options = options
-        gate = OpenGate(image: path, allowed: options.allowedParents)
+        gate = try OpenGate(image: path, allowed: options.allowedParents)
     }
 
     /// The format of a file: the one that the user named, or what its name or its content says. Throws `.unsupported`
@@ -93,10 +94,14 @@ struct ChainOpener {
         return table.contains { $0.identity?.device == identity.device && $0.identity?.inode == identity.inode }
     }
 
-    private mutating func lock(_ file: FileStorage) throws(ImageError) {
+    /// Takes the locks of a reader, and brings the size up to date. Throws `.busy` and `.io`.
+    mutating func lock(_ file: FileStorage) throws(ImageError) {
         guard options.lock else { return }
         do throws(ImageError) {
-            if try FileLock.lockForReading(file) || warned { return }
+            let isLocked = try FileLock.lockForReading(file)
+            // Whoever held the image until now may have changed its size after we opened it.
+            try file.refresh()
+            if isLocked || warned { return }
         } catch { throw error.named(file.name) }
         warned = true
         options.log.warning("\(file.name): the filesystem has no locks; nothing keeps a running VM from writing")
@@ -108,7 +113,7 @@ struct ChainOpener {
     /// wins; otherwise the worst failure is thrown.
     private mutating func addParent(_ reference: ParentReference, of child: Layer) throws(ImageError) {
         if layers.count == 1, let override = options.parentOverride {
-            return try addOverride(override, reference)
+            return try addOverride(override, reference, of: child)
         }
         var tried: [String] = []
         var worst: OpenGate.Refusal?
@@ -117,7 +122,7 @@ struct ChainOpener {
                 tried.append(candidate)
                 do throws(OpenGate.Refusal) {
                     let file = try gate.open(candidate)
-                    return try add(file, as: reference)
+                    return try add(file, as: reference, of: child)
                 } catch {
                     if error.error.kind == .busy { throw error.error }
                     if error.reason.rawValue > worst?.reason.rawValue ?? -1 { worst = error }
@@ -126,32 +131,34 @@ struct ChainOpener {
         }
         if let worst, worst.reason != .missing { throw worst.error }
         throw ImageError(
-            .missing, "the parent of the image is missing", detail: "looked for \(tried.joined(separator: ", "))",
+            .missing, "the parent of the image is missing",
+            detail: tried.isEmpty
+                ? "its name is no file name: \(reference.paths.map(\.text).joined(separator: ", "))"
+                : "looked for \(tried.joined(separator: ", "))",
             file: child.path)
     }
 
     /// The parent that the user named in place of the recorded one: it needs no permission, and its own directory is
     /// trusted like the image's.
-    private mutating func addOverride(_ override: String, _ reference: ParentReference) throws(ImageError) {
+    private mutating func addOverride(
+        _ override: String, _ reference: ParentReference, of child: Layer
+    ) throws(ImageError) {
         let file = try FileStorage(path: override)
-        for directory in OpenGate.directories(of: override) { gate.admit(directory) }
-        do throws(OpenGate.Refusal) { try add(file, as: reference) } catch { throw error.error }
+        for directory in OpenGate.directories(of: override) { try gate.admit(directory) }
+        do throws(OpenGate.Refusal) { try add(file, as: reference, of: child) } catch { throw error.error }
     }
 
-    /// Adds `file` as the image that `reference` means, or says why it is not.
-    private mutating func add(_ file: FileStorage, as reference: ParentReference) throws(OpenGate.Refusal) {
+    /// Adds `file` as the image that `reference`, of `child`, means, or says why it is not.
+    private mutating func add(
+        _ file: FileStorage, as reference: ParentReference, of child: Layer
+    ) throws(OpenGate.Refusal) {
         do throws(ImageError) {
             guard !isKnown(file) else {
                 throw ImageError(.corrupt, "the image is its own parent: its chain comes back to this file")
             }
             try lock(file)
             let (driver, opened) = try parentDriver(of: file, recorded: reference.format)
-            if !reference.identities.isEmpty {
-                guard let identity = driver.shape.identity, reference.identities.contains(identity) else {
-                    throw ImageError(
-                        .corrupt, "not the parent of the image, or changed since the image was made from it")
-                }
-            }
+            if !reference.identities.isEmpty { try reference.verify(driver.shape, of: child.shape) }
             try add(driver, path: file.name, opened: opened)
         } catch { throw OpenGate.Refusal(reason: .unusable, error: error.named(file.name)) }
     }
@@ -175,6 +182,21 @@ struct ChainOpener {
         let (driver, opened) = try driver(of: file, format, trusted: false)
         guard driver.parent == nil else { throw .guessNamesFiles }
         return (driver, opened)
+    }
+}
+
+extension ParentReference {
+    /// Throws `.corrupt` unless a disk of shape `parent` is the one that this reference of `child` means. Both must have
+    /// sectors of one size, for the child's bitmaps say sector by sector whose bytes count.
+    func verify(_ parent: DiskShape, of child: DiskShape) throws(ImageError) {
+        guard let identity = parent.identity, identities.contains(identity) else {
+            throw ImageError(.corrupt, "not the parent of the image, or changed since the image was made from it")
+        }
+        guard parent.logicalSectorSize == child.logicalSectorSize else {
+            throw ImageError(
+                .corrupt, "the sectors of the parent have another size than those of the image above it",
+                detail: "\(parent.logicalSectorSize) and \(child.logicalSectorSize) bytes")
+        }
     }
 }
 

@@ -11,12 +11,17 @@ struct GPT {
     let sector: UInt64
 
     /// The used entries of the table, or of its copy where the table is damaged; nil where neither is whole. Throws what
-    /// reading throws.
+    /// reading throws where neither can be read.
     func entries() throws(ImageError) -> [TableEntry]? {
         let sectors = disk.size / sector
         guard sectors >= 3 else { return nil }
-        if let entries = try table(at: 1) { return entries }
-        return try table(at: sectors - 1)
+        var failure: ImageError?
+        do throws(ImageError) {
+            if let entries = try table(at: 1) { return entries }
+        } catch { failure = error }
+        if let entries = try table(at: sectors - 1) { return entries }
+        if let failure { throw failure }
+        return nil
     }
 
     /// The entries of the table whose header is in sector `place`; nil where its signature, place or sums are wrong.

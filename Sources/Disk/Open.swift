@@ -7,7 +7,7 @@ extension Disk {
     /// Opens the image at `path` and everything below it. Throws `.missing`, `.denied`, `.busy`, `.malformed`,
     /// `.unsupported`, `.corrupt` or `.io`; the error names the file that it is about.
     package static func open(path: String, options: DiskOptions) throws(ImageError) -> Disk {
-        var opener = ChainOpener(path: path, options: options)
+        var opener = try ChainOpener(path: path, options: options)
         return try opener.open()
     }
 

@@ -28,15 +28,15 @@ struct OpenGate: Sendable {
 
     private var roots: [Root] = []
 
-    /// A gate for what the image at `path` names; `allowed` are further directories, and those that do not exist are
-    /// left out.
-    init(image path: String, allowed: [String]) {
-        for directory in Self.directories(of: path) + allowed { admit(directory) }
+    /// A gate for what the image at `path` names; `allowed` are further directories. Throws what opening one of them
+    /// throws: leaving it out would only show later, as a parent that is refused.
+    init(image path: String, allowed: [String]) throws(ImageError) {
+        for directory in Self.directories(of: path) + allowed { try admit(directory) }
     }
 
-    /// Admits files below `directory` too.
-    mutating func admit(_ directory: String) {
-        guard let opened = try? Directory(path: directory) else { return }
+    /// Admits files below `directory` too. Throws `.missing`, `.denied` or `.io`, naming it.
+    mutating func admit(_ directory: String) throws(ImageError) {
+        let opened = try Directory(path: directory)
         var spellings = [opened.path]
         // Taking `..` out of a path as text is right only where no symbolic link stands before it.
         let typed = PathText.join(HostPath.absolute(directory), "")

@@ -52,6 +52,8 @@ extension Disk {
             for sector in sizes {
                 if let entries = try GPT(disk: self, sector: sector).entries() { return entries }
             }
+            // What the protective table shows is the place of the GPT, no partition.
+            return []
         }
         for sector in sizes {
             if let entries = try MBR(disk: self, sector: sector).entries(first) { return entries }

@@ -79,8 +79,7 @@ struct RunList {
         switch (last.source, source) {
         case (.zero, .zero), (.hole, .hole): return true
         case (.host(let file, let offset), .host(let nextFile, let nextOffset)):
-            // Comparing the slots themselves calls a generic function through a witness table.
-            return file.rawValue == nextFile.rawValue && offset.rawValue &+ last.length == nextOffset.rawValue
+            return file == nextFile && offset.rawValue &+ last.length == nextOffset.rawValue
         default: return false
         }
     }

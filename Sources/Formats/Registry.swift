@@ -20,10 +20,21 @@ package enum Registry {
 
     /// The format of a file: by its name for `.raw` and `.img`, otherwise by content that a guest cannot write.
     ///
-    /// Throws `.unsupported`, naming a format that is known but not read, and `.malformed` for what is no image at all.
+    /// Throws `.unsupported`, naming a format that is known but not read, and `.malformed` for what is no image at all or
+    /// looks like two kinds: a guest with a fixed VHD writes the first bytes of the file, and one with any other image
+    /// may own the last ones, so neither end can be believed against the other.
     package static func detect(_ storage: any Storage) throws(ImageError) -> any ImageFormat.Type {
         if hasRawName(storage.name) { return Raw.self }
-        for format in formats where try format.recognises(storage) { return format }
+        var found: (any ImageFormat.Type)?
+        for format in formats where try format.recognises(storage) {
+            if let first = found {
+                throw ImageError(
+                    .malformed, "the file looks like images of two formats; say which it is with -o format=",
+                    detail: "\(first.name) or \(format.name)")
+            }
+            found = format
+        }
+        if let found { return found }
         if let known = try KnownFormats.name(of: storage) {
             throw ImageError(.unsupported, "the format is known but cannot be read", detail: known)
         }

@@ -115,7 +115,7 @@ package final class FileStorage: Storage {
     }
 
     package func allocatedBytes() throws(ImageError) -> UInt64 {
-        isDevice ? size : try facts().blocks * 512
+        isDevice ? size : try facts().blocks.checkedMultiplying(by: 512) ?? .max
     }
 
     package func flush() throws(ImageError) {

@@ -3,6 +3,9 @@ internal import Glibc
 
 /// Finds which processes have a file open, to name whoever holds an image. Open-file-description locks carry no
 /// process id, so the descriptors of all processes are looked at.
+///
+/// Some of those lie on mounts that hang, or on our own, whose requests the caller may be the last thread to answer: what
+/// is not known without asking a mount is left alone.
 enum LockHolders {
     /// "name (pid n)" of every other process that has the file open and that this user may look at; at most 4.
     static func of(_ storage: FileStorage) -> [String] {
@@ -21,7 +24,7 @@ enum LockHolders {
         defer { closedir(descriptors) }
         while let entry = readdir(descriptors) {
             var facts = clinux_file_facts()
-            guard clinux_facts_at(dirfd(descriptors), name(of: entry), 0, &facts) == 0 else { continue }
+            guard clinux_known_facts_at(dirfd(descriptors), name(of: entry), &facts) == 0 else { continue }
             if facts.device == identity.device, facts.inode == identity.inode { return true }
         }
         return false

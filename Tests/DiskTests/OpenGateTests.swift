@@ -39,7 +39,7 @@ struct OpenGateTests {
         _ text: String, base: ParentReference.Path.Base = .image, from path: String? = nil, allowed: [String] = []
     ) throws -> UInt8 {
         let image = path ?? self.image
-        let gate = OpenGate(image: image, allowed: allowed)
+        let gate = try OpenGate(image: image, allowed: allowed)
         var last: OpenGate.Refusal?
         for candidate in try gate.candidates(ParentReference.Path(base: base, text: text), namedBy: image) {
             do {
@@ -77,12 +77,17 @@ struct OpenGateTests {
         // A link is followed only within one directory; the wider one holds both ends.
         #expect(try open("bad", allowed: [scratch.path]) == 3)
         #expect(try failure { try open("bad", allowed: [other]) }.kind == .denied)
-        #expect(try failure { try open("../homely/neighbour", allowed: [other, "/nonexistent"]) }.kind == .denied)
         // The directory may be named through a link, and the image may spell it so.
         try link("alias", to: "other")
         let alias = scratch.file("alias")
         #expect(try open("\(alias)/outside", base: .host, allowed: [alias]) == 3)
         #expect(try open("\(other)/outside", base: .host, allowed: [alias]) == 3)
+    }
+
+    @Test func anAllowedDirectoryThatDoesNotExistIsNamed() throws {
+        let error = try failure { try open("sub/inside", allowed: [scratch.file("other"), "/nonexistent"]) }
+        #expect(error.kind == .missing && error.file == "/nonexistent")
+        #expect(try failure { try open("sub/inside", allowed: [image]) }.file == image)
     }
 
     @Test func imagesBehindLinksHaveTwoDirectories() throws {

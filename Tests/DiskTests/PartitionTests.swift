@@ -95,8 +95,39 @@ struct PartitionTests {
             #expect(try ranges(bytes) == [1: ByteRange(100 * 512, to: 200 * 512)])
             // With the copy damaged too nothing is left: the protective MBR is no partition table.
             bytes[bytes.count - 512 + 20] ^= 0xFF
-            #expect(try ranges(bytes).values.allSatisfy { $0.lower == 512 })
+            #expect(try ranges(bytes).isEmpty)
         }
+    }
+
+    /// Beside a protective entry the other slots mirror a GPT that is not there any more.
+    @Test func aHybridTableWithoutItsGPTShowsNothing() throws {
+        var bytes = gpt([(1, 100, 199)])
+        bytes.put(slot(0x83, 100, 100), at: 462)
+        #expect(try ranges(bytes) == [1: ByteRange(100 * 512, to: 200 * 512)])
+        for place in [512, bytes.count - 512] { bytes[place] ^= 0xFF }
+        #expect(try ranges(bytes).isEmpty)
+    }
+
+    @Test func aTableThatCannotBeReadHasABackup() throws {
+        let bytes = gpt([(1, 100, 199)])
+        let path = try scratch.write(bytes, to: "faulty")
+        let file = FaultStorage(try FileStorage(path: path))
+        let layer = Layer(
+            path: path,
+            driver: ModelDriver(
+                units: [ModelDriver.Unit](repeating: .data, count: bytes.count / 512), unitBytes: 512,
+                size: UInt64(bytes.count), file: file),
+            firstFile: 0)
+        let log = DiskOptions.quiet.log
+        let open = OpenFiles([file], decoded: DecodeCache(limitBytes: 0), reporter: FailureReporter(log))
+        let disk = Disk(name: path, layers: [layer], window: ByteRange(0, to: UInt64(bytes.count)), open: open)
+        // Read 0 is the MBR, reads 1 and 2 are the GPT.
+        for read in 1...2 {
+            file.fail(at: read)
+            #expect(try disk.partitions().map(\.range) == [ByteRange(100 * 512, to: 200 * 512)])
+        }
+        file.fail(at: 0)
+        #expect(throws: ImageError.self) { try disk.partitions() }
     }
 
     @Test func leavesOutWhatIsNotOnTheDisk() throws {

@@ -25,6 +25,9 @@ struct clinux_file_facts {
 int clinux_facts(int descriptor, struct clinux_file_facts *facts);
 // statx(2) of a name below a directory (AT_FDCWD allowed), without following a final symbolic link if `nofollow`.
 int clinux_facts_at(int directory, const char *path, int nofollow, struct clinux_file_facts *facts);
+// statx(2) of a name below a directory as far as the kernel knows without asking whoever serves the filesystem
+// (AT_STATX_DONT_SYNC); device and inode are always right.
+int clinux_known_facts_at(int directory, const char *path, struct clinux_file_facts *facts);
 
 // openat2(2) with RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS, O_CLOEXEC added. A descriptor, or -1 with errno.
 int clinux_open_beneath(int directory, const char *path, int flags);

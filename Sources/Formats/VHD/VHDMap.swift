@@ -7,13 +7,17 @@ final class VHDFixedDriver: FormatDriver {
     let files: [any Storage]
     let parent: ParentReference? = nil
 
+    /// The only one of `files`: an array retains what it hands out.
+    private let storage: any Storage
+
     init(_ storage: any Storage, shape: DiskShape) {
+        self.storage = storage
         files = [storage]
         self.shape = shape
     }
 
     func map(_ detail: MapDetail, into runs: inout ExtentList) throws(ImageError) {
-        try HostHoles.map(files[0], at: HostOffset(runs.remaining.lower), detail, into: &runs)
+        try HostHoles.map(storage, at: HostOffset(runs.remaining.lower), detail, into: &runs)
     }
 }
 
@@ -25,6 +29,8 @@ final class VHDSparseDriver: FormatDriver {
     private static let pieceBytes = 512
     /// How many bytes of table and bitmaps one call of `map` reads before it answers with what it has.
     private static let walkBytes = 1 << 20
+    /// What a look at a bitmap costs of that at least: it may be a page of the file for a single byte.
+    private static let lookBytes = 512
 
     let shape: DiskShape
     let files: [any Storage]
@@ -152,7 +158,7 @@ final class VHDSparseDriver: FormatDriver {
             let lastByte = (end - 1) / (512 * 8)
             let count = Int(min(lastByte - firstByte + 1, UInt64(Self.pieceBytes)))
             let pieceEnd = min(end, (firstByte + UInt64(count)) * (512 * 8))
-            budget -= count
+            budget -= max(count, Self.lookBytes)
             let goesOn = try withUnsafeTemporaryAllocation(byteCount: count, alignment: 8) { bits throws(ImageError) in
                 try cache.read(at: HostOffset(bitmap + firstByte), into: bits)
                 let origin = firstByte * (512 * 8)

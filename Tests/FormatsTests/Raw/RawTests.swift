@@ -6,7 +6,7 @@ import Testing
 
 @Suite struct RawTests {
     private func open(_ storage: any Storage) throws -> any FormatDriver {
-        try Raw.open(OpenRequest(storage: storage, companions: Asking.NoCompanions()))
+        try Raw.open(OpenRequest(storage: storage, companions: NoCompanions()))
     }
 
     @Test func contentNeverSaysRaw() throws {

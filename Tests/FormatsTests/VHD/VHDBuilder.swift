@@ -118,12 +118,6 @@ struct VHDBuilder {
 
 /// What tests ask of drivers.
 enum Asking {
-    struct NoCompanions: CompanionOpener {
-        func openDataFile(_ name: String) throws(ImageError) -> any Storage {
-            throw ImageError(.denied, "a VHD names no data file", detail: name)
-        }
-    }
-
     static func open(_ storage: any Storage, options: FormatOptions = FormatOptions()) throws -> any FormatDriver {
         try VHD.open(OpenRequest(storage: storage, companions: NoCompanions(), options: options))
     }

@@ -33,6 +33,18 @@ import Testing
         #expect(try Asking.words(driver) == ["hole 4096", "data 2560+4096", "hole 4096"])
     }
 
+    /// Blocks of one sector have a bitmap each, and every look may be a read of the file.
+    @Test func aWalkOverManyBitmapsEndsEarly() throws {
+        var image = dynamic(blockSize: 512, blocks: 6000)
+        for index in 0..<6000 { image.addBlock(index, [UInt8](repeating: 0, count: 512), written: []) }
+        let driver = try Asking.open(image.bytes())
+        var runs = ExtentList(for: ByteRange(0, to: driver.shape.virtualSize))
+        try driver.map(.allocation, into: &runs)
+        #expect(runs.count == 1 && !runs.isComplete)
+        #expect(runs.covered >= 1000 * 512 && runs.covered <= 2100 * 512)
+        #expect(try Asking.words(driver).allSatisfy { $0.hasPrefix("zero ") })
+    }
+
     @Test func clearBitsOfADynamicImageAreZeros() throws {
         var image = dynamic()
         image.addBlock(0, [UInt8](repeating: 7, count: 4096), written: [0, 1, 5])
