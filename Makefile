@@ -93,7 +93,7 @@ endif
 # --- Checks -----------------------------------------------------------------------------------------------------
 
 # The runner's own summary is the last line: everything else comes before.
-test: test-deps lint
+test: test-deps lint build
 	swift build --build-tests $(SWIFT_FLAGS)
 	@$(MAKE) --no-print-directory fuzz-slice
 	swift test --skip-build $(SWIFT_FLAGS)

@@ -33,9 +33,31 @@ final class DecodedUnit: Sendable {
 /// both decode it, and the second result is dropped.
 final class DecodeCache: Sendable {
     private struct Shard {
-        var units: [StoredUnit: (unit: DecodedUnit, used: UInt64)] = [:]
+        /// A unit, and whether it was wanted since it came in or was last passed over.
+        var units: [StoredUnit: (unit: DecodedUnit, isWanted: Bool)] = [:]
+        /// The units in the order in which they are considered for dropping, from `next` on.
+        var queue: [StoredUnit] = []
+        var next = 0
         var bytes = 0
-        var clock: UInt64 = 0
+
+        /// Drops units until `size` more bytes fit into `limit`: those first that came first, but one that was wanted
+        /// meanwhile gets a second turn. A constant number of steps for each unit dropped, on average.
+        mutating func makeRoom(for size: Int, limit: Int) {
+            while bytes + size > limit, next < queue.count {
+                let candidate = queue[next]
+                next += 1
+                if units[candidate]?.isWanted == true {
+                    units[candidate]?.isWanted = false
+                    queue.append(candidate)
+                } else if let dropped = units.removeValue(forKey: candidate) {
+                    bytes -= dropped.unit.bytes.count
+                }
+            }
+            if next > 64, next * 2 > queue.count {
+                queue.removeFirst(next)
+                next = 0
+            }
+        }
     }
 
     private final class Locked: Sendable {
@@ -57,24 +79,20 @@ final class DecodeCache: Sendable {
     func unit(_ unit: StoredUnit) -> DecodedUnit? {
         shard(of: unit).state.withLock { shard in
             guard let index = shard.units.index(forKey: unit) else { return nil }
-            shard.clock += 1
-            shard.units.values[index].used = shard.clock
+            shard.units.values[index].isWanted = true
             return shard.units.values[index].unit
         }
     }
 
-    /// Keeps a decoded unit, and drops those that were used longest ago to make room.
+    /// Keeps a decoded unit, and drops others to make room.
     func keep(_ decoded: DecodedUnit, as unit: StoredUnit) {
         let size = decoded.bytes.count
         guard size <= shardBytes else { return }
         shard(of: unit).state.withLock { shard in
             guard shard.units[unit] == nil else { return }
-            while shard.bytes + size > shardBytes, let oldest = shard.units.min(by: { $0.value.used < $1.value.used }) {
-                shard.units[oldest.key] = nil
-                shard.bytes -= oldest.value.unit.bytes.count
-            }
-            shard.clock += 1
-            shard.units[unit] = (decoded, shard.clock)
+            shard.makeRoom(for: size, limit: shardBytes)
+            shard.units[unit] = (decoded, false)
+            shard.queue.append(unit)
             shard.bytes += size
         }
     }

@@ -8,6 +8,8 @@ package enum Feed: Sendable, Hashable {
     case done
     /// Nothing was moved: the range is better copied.
     case unsuitable
+    /// Bytes were moved before a part turned out not to splice: throw the pipe away and copy the range.
+    case spoiled
 }
 
 extension Disk {
@@ -18,8 +20,9 @@ extension Disk {
     /// Moves the bytes of `range` into an empty pipe of `capacityPages` free pages, without copying them.
     ///
     /// `.unsuitable` is decided before anything is moved: a small range, compressed runs, more runs or pages than fit,
-    /// or a file that cannot be spliced. After that only the full count is `.done`; where the host file ends early or
-    /// fails this throws `.corrupt` or `.io`, after a line in the log, and the pipe holds bytes to be thrown away.
+    /// or a file that cannot be spliced. After that only the full count is `.done`; where a later file cannot be spliced,
+    /// or the pipe is full before its time, the answer is `.spoiled`. Where the host file ends early or fails this throws
+    /// `.corrupt` or `.io`, after a line in the log, and the pipe holds bytes to be thrown away.
     package func feed(_ range: ByteRange, into pipe: PipeWriter, capacityPages: Int) throws(ImageError) -> Feed {
         guard range.upper <= size else {
             throw ImageError(.outOfRange, "a read outside the disk", at: range.lower, file: name)
@@ -32,8 +35,7 @@ extension Disk {
             guard runs.isComplete, fits(runs, pages: capacityPages) else { return .unsuitable }
             for index in 0..<runs.count {
                 guard try move(runs[index], into: pipe, done: &done) else {
-                    if done == 0 { return .unsuitable }
-                    throw ImageError(.io, "a part of the range cannot be spliced")
+                    return done == 0 ? .unsuitable : .spoiled
                 }
             }
         } catch { throw report(error, at: range.lower + done) }

@@ -4,8 +4,9 @@ package import Storage
 /// A format: how an image is recognised and opened. One folder under `Formats` has one of these, and `Registry`
 /// one line for it.
 ///
-/// To add a format, write a folder with the same file names as its neighbours (`Header` for what is fixed at open,
-/// `Table` for the lookup structures, `Map` for the driver and `map`, further files for what only this format has), add
+/// To add a format, write a folder with the same files as its neighbours, each with the format's name in front, since a
+/// module cannot hold two files of one name: `…Header` for what is fixed at open, `…Table` for the lookup structures,
+/// `…Map` for the driver and `map`, `…Parent` for the way to the parent, further ones for what only this format has. Add
 /// the line, and run `checkFormatDriver` on it in the tests. Nothing outside the folder needs to change.
 package protocol ImageFormat: Sendable {
     /// The name used by `-o format=`, in `info` and by images that record their parent's format; lower case.

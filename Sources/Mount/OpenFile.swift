@@ -84,7 +84,7 @@ final class OpenFile: Sendable {
             throw error
         }
         guard outcome == .done else {
-            clinux_fuse_reply_abandon(1)
+            clinux_fuse_reply_abandon(outcome == .unsuitable ? 1 : 0)
             return false
         }
         // A kernel that does not take the pipe gets a copy.

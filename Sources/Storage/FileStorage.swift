@@ -99,7 +99,8 @@ package final class FileStorage: Storage {
             if moved >= 0 { return moved }
             switch errno {
             case EINTR: continue
-            case EINVAL: return nil
+            // No splice on this filesystem, or no room in the pipe: the caller copies instead.
+            case EINVAL, EAGAIN: return nil
             case let code: throw ImageError(.io, "cannot read the file", at: offset.rawValue, errno: code)
             }
         }

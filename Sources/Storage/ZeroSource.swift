@@ -24,7 +24,7 @@ package final class ZeroSource: Sendable {
             if moved >= 0 { return moved }
             switch errno {
             case EINTR: continue
-            case EINVAL: return nil
+            case EINVAL, EAGAIN: return nil
             case let code: throw ImageError(.io, "cannot move zeros into a pipe", errno: code)
             }
         }

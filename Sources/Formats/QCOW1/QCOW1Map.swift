@@ -13,7 +13,7 @@ extension QCOW1 {
         private let cache: MetadataCache
 
         /// How many table entries one `map` looks at before it stops early.
-        private static let walkLimit = 1 << 17
+        private static let walkLimit = 1 << 14
 
         /// The disk that `header` describes.
         init(_ header: Header, cache: MetadataCache, parent: ParentReference?) {
