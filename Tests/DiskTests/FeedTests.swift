@@ -13,7 +13,7 @@ internal import Testing
         let path = try work.write([UInt8](repeating: 7, count: 1 << 20), to: "disk.raw")
         let disk = try Disk.open(path: path, options: DiskOptions())
         var ends: [Int32] = [0, 0]
-        try #require(pipe2(&ends, O_CLOEXEC | O_NONBLOCK) == 0)
+        try #require(pipe(&ends) == 0)
         defer {
             close(ends[0])
             close(ends[1])
