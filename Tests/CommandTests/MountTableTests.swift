@@ -70,12 +70,22 @@ import Testing
 
     @Test func notesOfServersAreReadBack() throws {
         let device = try #require(MountEntry.Device("0:57"))
-        let entry = RuntimeEntry(pid: 1234, startTime: 99, device: device)
+        let entry = RuntimeEntry(pid: 1234, startTime: 99, device: device, noted: 7)
         #expect(RuntimeEntry(entry.text) == entry)
         #expect(RuntimeEntry(entry.text + "later something\n") == entry)
         #expect(RuntimeEntry("pid 1234\n") == nil)
         #expect(RuntimeEntry("pid 1\nstart 2\ndevice 0:57\n") == nil)
         #expect(!entry.isAlive, "no process 1234 started at tick 99")
+    }
+
+    /// The number of a device goes to the next mount while the server of the last one is still about to end.
+    @Test func ofTwoServersOnOneDeviceTheLaterIsRight() throws {
+        let device = try #require(MountEntry.Device("0:57"))
+        let ending = RuntimeEntry(pid: 1234, startTime: 99, device: device, noted: 7)
+        let serving = RuntimeEntry(pid: 77, startTime: 99, device: device, noted: 8)
+        for entries in [[ending, serving], [serving, ending]] {
+            #expect(RuntimeDirectory.latestFirst(entries).first { $0.device == device } == serving)
+        }
     }
 
     @Test func pathsInsideAMount() {

@@ -6,16 +6,19 @@ struct RuntimeEntry: Equatable, Sendable {
     var pid: Int32
     /// When it started, in clock ticks since boot: a reused process id has another one.
     var startTime: UInt64
-    /// The st_dev of the mount.
+    /// The st_dev of the mount. A new mount may get the number of one whose server is still about to end.
     var device: MountEntry.Device
+    /// When the note was written, in nanoseconds of the monotonic clock: of two with one device the later one is right.
+    var noted: UInt64
 
     /// The text of the file: one fact a line.
-    var text: String { "pid \(pid)\nstart \(startTime)\ndevice \(device)\n" }
+    var text: String { "pid \(pid)\nstart \(startTime)\ndevice \(device)\nnoted \(noted)\n" }
 
-    init(pid: Int32, startTime: UInt64, device: MountEntry.Device) {
+    init(pid: Int32, startTime: UInt64, device: MountEntry.Device, noted: UInt64) {
         self.pid = pid
         self.startTime = startTime
         self.device = device
+        self.noted = noted
     }
 
     /// Reads what `text` wrote; unknown lines are left to other versions.
@@ -29,7 +32,8 @@ struct RuntimeEntry: Equatable, Sendable {
             let start = facts["start"].flatMap({ UInt64($0) }),
             let device = facts["device"].flatMap({ MountEntry.Device(String($0)) })
         else { return nil }
-        self.init(pid: pid, startTime: start, device: device)
+        let noted = facts["noted"].flatMap { UInt64($0) } ?? 0
+        self.init(pid: pid, startTime: start, device: device, noted: noted)
     }
 
     /// Whether the process that wrote it still runs.
@@ -60,12 +64,13 @@ enum RuntimeDirectory {
         let descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0o644)
         guard descriptor >= 0 else { return nil }
         defer { close(descriptor) }
-        let entry = RuntimeEntry(pid: getpid(), startTime: start, device: device)
+        let noted = UInt64(Clock.now() * 1e9)
+        let entry = RuntimeEntry(pid: getpid(), startTime: start, device: device, noted: noted)
         return Output.write(entry.text, to: descriptor) ? path : nil
     }
 
-    /// The notes of servers that still run: this user's, and for root those of everybody. Notes that a killed server
-    /// of this user left are removed.
+    /// The notes of servers that still run, the latest first: this user's, and for root those of everybody. Notes that
+    /// a killed server of this user left are removed.
     static func entries() -> [RuntimeEntry] {
         var directories = [own].compactMap { $0 }
         if geteuid() != 0 { directories.append("/run/platter") }
@@ -83,7 +88,12 @@ enum RuntimeDirectory {
                 result.append(entry)
             }
         }
-        return result
+        return latestFirst(result)
+    }
+
+    /// Entries in the order in which a device is to be looked up in them.
+    static func latestFirst(_ entries: [RuntimeEntry]) -> [RuntimeEntry] {
+        entries.sorted { $0.noted > $1.noted }
     }
 
     /// When a process started, in clock ticks since boot (field 22 of /proc/PID/stat); nil when there is none.
