@@ -59,7 +59,7 @@ final class MountTree: Sendable {
         let facts = try place.facts()
         guard try tree.hasImage(at: place) else {
             throw ImageError(
-                .missing, "no disk image (VHDX, VHD, qcow2, *.raw, *.img) in the directory or below it", file: path)
+                .missing, "no disk image in the directory or below it", file: path)
         }
         let watcher = tree.watcher
         tree.context.onOpened.withLock { $0 = { watcher.wake() } }
