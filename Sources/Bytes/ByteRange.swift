@@ -84,12 +84,6 @@ extension UInt64 {
         return sum & ~(unit - 1)
     }
 
-    /// The largest multiple of `unit` (a power of two, at least 1) not above this number.
-    @inlinable
-    package func roundedDown(toPowerOfTwo unit: UInt64) -> UInt64 {
-        self & ~(unit - 1)
-    }
-
     /// The quotient rounded up; `divisor` must not be zero.
     @inlinable
     package func dividedRoundingUp(by divisor: UInt64) -> UInt64 {

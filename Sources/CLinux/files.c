@@ -95,10 +95,6 @@ ssize_t clinux_splice_to_pipe(int file, int64_t offset, int pipe, size_t count) 
     return splice(file, &position, pipe, NULL, count, SPLICE_F_NONBLOCK);
 }
 
-ssize_t clinux_splice_from_pipe(int pipe, int target, size_t count) {
-    return splice(pipe, NULL, target, NULL, count, 0);
-}
-
 int clinux_zero_file(size_t size) {
     int descriptor = memfd_create("platter-zeros", MFD_CLOEXEC);
     if (descriptor < 0) return -1;

@@ -55,8 +55,6 @@ int clinux_test_byte(int descriptor, int64_t byte);
 // splice(2) from a file at an offset into a pipe, never with SPLICE_F_MOVE. A full pipe is EAGAIN, never a wait: the
 // caller is the one who would empty it. Bytes moved, or -1 with errno.
 ssize_t clinux_splice_to_pipe(int file, int64_t offset, int pipe, size_t count);
-// splice(2) from a pipe to a descriptor without offset. Bytes moved, or -1 with errno.
-ssize_t clinux_splice_from_pipe(int pipe, int target, size_t count);
 // A sparse anonymous file of `size` bytes (memfd_create). A descriptor, or -1 with errno.
 int clinux_zero_file(size_t size);
 // A close-on-exec pipe of at least `bytes` bytes if the system lets it grow. Its real capacity, or -1 with errno.
