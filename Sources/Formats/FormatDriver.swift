@@ -23,13 +23,37 @@ package protocol ImageFormat: Sendable {
     /// Throws what `open` would throw for a damaged header.
     static func virtualSize(of storage: any Storage, options: FormatOptions) throws(ImageError) -> UInt64
 
-    /// Opens an image for reading. Every field of the headers is checked here; tables are read later, as they are
-    /// needed. Throws `.malformed`, `.unsupported`, `.corrupt`, `.denied` or `.io`.
+    /// Opens an image, for writing too where the request says so. Every field of the headers is checked here; tables are
+    /// read later, as they are needed. A writable open may repair what a crash left (a dirty log, a dirty bit) and nothing
+    /// else; it changes nothing where there is nothing to repair. Throws `.malformed`, `.unsupported`, `.corrupt`,
+    /// `.denied`, `.readOnly` (a kind of image that is only read), `.noSpace` or `.io`.
     static func open(_ request: OpenRequest) throws(ImageError) -> any FormatDriver
+
+    /// Looks at everything in the image that can be wrong, and repairs what is safe to repair where `repairs` says so
+    /// (the storage is then open for writing). Throws what prevents a check: `.malformed`, `.unsupported`, `.io`.
+    static func check(_ request: OpenRequest, repairs: Bool) throws(ImageError) -> CheckReport
+
+    /// What `create` understands, for `--help` and for refusing what it does not.
+    static var createOptions: [CreateOption] { get }
+
+    /// Makes an empty image in the empty file of the request. Everything is written and flushed when this returns; the
+    /// caller gives the file its name then. Throws `.outOfRange` for values and sizes that the format does not
+    /// have and `.unsupported` for options that do not go together, `.noSpace`, `.io`.
+    static func create(_ request: CreateRequest) throws(ImageError)
 }
 
 extension ImageFormat {
     package static var aliases: [String] { [] }
+
+    package static var createOptions: [CreateOption] { [] }
+
+    package static func check(_ request: OpenRequest, repairs: Bool) throws(ImageError) -> CheckReport {
+        throw ImageError(.unsupported, "images of this format cannot be checked", detail: name)
+    }
+
+    package static func create(_ request: CreateRequest) throws(ImageError) {
+        throw ImageError(.unsupported, "images of this format cannot be created", detail: name)
+    }
 }
 
 /// What `ImageFormat.open` needs.
@@ -40,12 +64,18 @@ package struct OpenRequest: Sendable {
     package var companions: any CompanionOpener
     /// What the user chose.
     package var options: FormatOptions
+    /// Whether the disk is to be written; the storage, and what `companions` opens, are then open for writing.
+    package var isWritable: Bool
 
     /// Makes a request of its parts.
-    package init(storage: any Storage, companions: any CompanionOpener, options: FormatOptions = FormatOptions()) {
+    package init(
+        storage: any Storage, companions: any CompanionOpener, options: FormatOptions = FormatOptions(),
+        isWritable: Bool = false
+    ) {
         self.storage = storage
         self.companions = companions
         self.options = options
+        self.isWritable = isWritable
     }
 }
 
@@ -115,34 +145,61 @@ package protocol FormatDriver: AnyObject, Sendable {
     /// further on only ends the answer early. Throws `.io`.
     func map(_ detail: MapDetail, into runs: inout ExtentList) throws(ImageError)
 
+    // MARK: - Writing
+
+    /// Makes the image ready for the first change of a session: what announces a change (a new DataWriteGuid, cleared
+    /// autoclear bits, the dirty bit) is durable when this returns. Called once, before every other call below. Does its
+    /// own I/O. Throws `.readOnly`, `.corrupt`, `.noSpace` or `.io`; nothing may be written then, and it may be called
+    /// again.
+    func prepare() throws(ImageError)
+
+    /// Adds the runs of the longest prefix of the range that may be written where it is, no metadata changing: bytes that
+    /// belong to this layer alone and that nothing else shares. Adds nothing where the first byte is not such a one. Free
+    /// of locks like `map`, and asked before every write. Throws `.corrupt` and `.io`.
+    func inPlace(_ runs: inout ExtentList) throws(ImageError)
+
     /// Finds host space for a write and says what must be filled around it.
     ///
-    /// Nothing that a reader can see changes. The plan may cover a prefix of the range; units are taken in ascending
-    /// order; plans that fill or publish anything are serialised per allocation unit, and one that writes in place waits
-    /// for nobody. Every write takes a plan. Throws `.readOnly`, `.noSpace`, `.corrupt` or `.io`.
+    /// Nothing that a reader can see changes. The plan may cover a prefix of the range. No other plan or release is under
+    /// way in the allocation units of the range (`Disk` sees to that), though writes in place may be. A part of the range
+    /// that needs nothing may be part of the plan. Every plan is published or cancelled. May do I/O of its own where the
+    /// format needs it (growth of a VHD). Throws `.readOnly`, `.noSpace`, `.corrupt` or `.io`.
     func reserve(_ range: ByteRange) throws(ImageError) -> WritePlan
 
     /// Makes a plan's bytes visible in one step, after `Disk` has written them and filled what the plan said. What the
-    /// metadata no longer points to is added to `freed`. Throws `.corrupt`.
+    /// metadata no longer points to is added to `freed`. Throws `.corrupt` and `.io`; the plan is then cancelled.
     func publish(_ plan: consuming WritePlan, freed: inout [HostRun]) throws(ImageError)
 
-    /// Gives a plan back unused; at worst its space is lost until a check. Never fails.
+    /// Gives a plan back unused, whose space may have been written; at worst it is lost until a check. Never fails.
     func cancel(_ plan: consuming WritePlan, freed: inout [HostRun])
 
     /// Does by metadata alone what it can of making `range` read as `release` says, and returns the part it handled (a
-    /// prefix or an inner part; maybe empty). `Disk` writes zeros for the rest. Throws `.readOnly`, `.noSpace`, `.corrupt`.
+    /// prefix or an inner part, whole allocation units or subclusters; maybe empty, at `range.lower`). `Disk` writes zeros
+    /// for the rest before and behind it. No other plan or release is under way in the units of the range. A part that
+    /// reads so already (a hole without a parent) counts as handled. Throws `.readOnly`, `.noSpace`, `.corrupt`, `.io`.
     func release(_ range: ByteRange, as release: Release, freed: inout [HostRun]) throws(ImageError) -> ByteRange
 
+    /// Whether so much metadata has gathered that it should be committed before the next plan. Cheap.
+    var wantsCommit: Bool { get }
+
     /// Takes immutable images of all metadata changed since the last batch, in phases, or nil when nothing changed.
-    /// What is published or released later belongs to the next batch. Called by one thread at a time.
+    /// What is published or released later belongs to the next batch. No I/O that changes a file. Called by one thread at
+    /// a time, and not again before `settle`.
     func freeze() throws(ImageError) -> Batch?
+
+    /// Says that all phases of the last batch have been written, each with the barrier that it asked for.
+    func settle()
 
     /// Takes back space that was freed: the batch that dropped it is durable, every lease from before has ended, and
     /// `zeroed` says whether the host range has been punched. Only now may `reserve` give it out again.
     func reclaim(_ runs: [HostRun], zeroed: Bool)
 
-    /// Ends a writable session after its last batch: clean marks, and unused space at the end of the file. Nothing is
-    /// called afterwards.
+    /// Half a minute has gone by without a change and everything is committed: a good time to empty a log. Called by the
+    /// thread that commits; plans may be made meanwhile. Does its own I/O. Throws `.noSpace` and `.io`.
+    func rest() throws(ImageError)
+
+    /// Ends a writable session after its last batch, which is durable: clean marks, and unused space at the end of the
+    /// file. Nothing is called afterwards. Does its own I/O. Throws `.noSpace` and `.io`.
     func close() throws(ImageError)
 }
 
@@ -164,6 +221,10 @@ extension FormatDriver {
         throw ImageError(.outOfRange, "the image has no such snapshot")
     }
 
+    package func prepare() throws(ImageError) { throw .openForReading }
+
+    package func inPlace(_ runs: inout ExtentList) throws(ImageError) {}
+
     package func reserve(_ range: ByteRange) throws(ImageError) -> WritePlan { throw .openForReading }
 
     package func publish(_ plan: consuming WritePlan, freed: inout [HostRun]) throws(ImageError) {
@@ -176,9 +237,15 @@ extension FormatDriver {
         _ range: ByteRange, as release: Release, freed: inout [HostRun]
     ) throws(ImageError) -> ByteRange { throw .openForReading }
 
+    package var wantsCommit: Bool { false }
+
     package func freeze() throws(ImageError) -> Batch? { nil }
 
+    package func settle() {}
+
     package func reclaim(_ runs: [HostRun], zeroed: Bool) {}
+
+    package func rest() throws(ImageError) {}
 
     package func close() throws(ImageError) {}
 }

@@ -6,9 +6,9 @@ package import Bytes
 package struct WritePlan: ~Copyable, Sendable {
     /// A range next to the write that must hold defined bytes before the plan is published.
     package struct Fill: Sendable {
-        /// The guest range to fill.
+        /// The guest range to fill; it lies outside the plan's own range.
         package var range: ByteRange
-        /// Where its bytes go.
+        /// Where its bytes go; as long as `range`.
         package var target: HostRun
         /// Whether the host range is known to read as zeros already: where the disk reads zeros there too, nothing is
         /// written.
@@ -24,19 +24,24 @@ package struct WritePlan: ~Copyable, Sendable {
 
     /// The part of the range asked for that this plan covers: a prefix of it, never empty.
     package let range: ByteRange
-    /// Where the bytes of `range` go, all of them `.data`.
+    /// Where the bytes of `range` go, all of them `.data`, covering `range`.
     package let runs: ExtentList
-    /// What to fill before publishing; empty for a plan that writes in place.
+    /// What to fill before publishing; may be empty.
     package let fills: [Fill]
     /// The driver's own note to itself.
     package let token: UInt64
+    /// Whether all of `runs` is known to read as zeros on the host already: a write of zeros then writes nothing.
+    package let isKnownZero: Bool
 
     /// Makes a plan of its parts.
-    package init(range: ByteRange, runs: ExtentList, fills: [Fill], token: UInt64) {
+    package init(
+        range: ByteRange, runs: ExtentList, fills: [Fill], token: UInt64, isKnownZero: Bool = false
+    ) {
         self.range = range
         self.runs = runs
         self.fills = fills
         self.token = token
+        self.isKnownZero = isKnownZero
     }
 }
 
@@ -69,13 +74,30 @@ package struct Batch: Sendable {
         }
     }
 
-    /// The pages of each phase in order. A barrier on every file of the image follows each phase.
-    package var phases: [[Page]]
-    /// What the batch no longer points to; may be reclaimed when the batch is durable.
+    /// Pages that may reach the disk in any order.
+    package struct Phase: Sendable {
+        /// What to write; may be empty, for the barrier's sake.
+        package var pages: [Page]
+        /// Whether a barrier on every file of the image follows. Only the last phase of a batch may do without: the next
+        /// batch's first barrier is then the one that makes it durable.
+        package var hasBarrier: Bool
+
+        /// Makes a phase of its parts.
+        package init(_ pages: [Page], hasBarrier: Bool = true) {
+            self.pages = pages
+            self.hasBarrier = hasBarrier
+        }
+    }
+
+    /// The phases in order. The first barrier is also the one that makes the guest's bytes durable, so a batch has at
+    /// least one phase with a barrier.
+    package var phases: [Phase]
+    /// What the batch no longer points to, besides what `publish` and `release` have named; may be reclaimed when the
+    /// batch is durable.
     package var freed: [HostRun]
 
     /// Makes a batch of its parts.
-    package init(phases: [[Page]], freed: [HostRun]) {
+    package init(phases: [Phase], freed: [HostRun] = []) {
         self.phases = phases
         self.freed = freed
     }

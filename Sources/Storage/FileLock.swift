@@ -19,8 +19,18 @@ package enum FileLock {
     /// Returns false where the filesystem has no such locks (the caller says so and goes on). Throws `.busy`, naming the
     /// program that has the image, and `.io`.
     package static func lockForReading(_ storage: FileStorage) throws(ImageError) -> Bool {
-        let used: [Permission] = [.consistentRead]
-        let unshared: [Permission] = [.write, .resize]
+        try lock(storage, using: [.consistentRead], unsharing: [.write, .resize])
+    }
+
+    /// Takes a writer's locks: reads, writes and resizes, and lets nobody else write, resize, or rely on what it reads
+    /// not changing. Like `lockForReading` otherwise; the file need not be open for writing.
+    package static func lockForWriting(_ storage: FileStorage) throws(ImageError) -> Bool {
+        try lock(storage, using: [.consistentRead, .write, .resize], unsharing: [.write, .resize])
+    }
+
+    private static func lock(
+        _ storage: FileStorage, using used: [Permission], unsharing unshared: [Permission]
+    ) throws(ImageError) -> Bool {
         let bytes = used.map { 100 + $0.rawValue } + unshared.map { 200 + $0.rawValue }
         for byte in bytes {
             guard clinux_lock_byte(storage.descriptor, byte) != 0 else { continue }
@@ -45,7 +55,7 @@ package enum FileLock {
     private static func busy(_ storage: FileStorage) -> ImageError {
         let holders = LockHolders.of(storage)
         return ImageError(
-            .busy, "another program is writing to the image; stop it first, or work on a copy",
+            .busy, "another program has the image open; stop it first, or work on a copy",
             detail: holders.isEmpty ? nil : "held by " + holders.joined(separator: ", "), file: storage.name)
     }
 }

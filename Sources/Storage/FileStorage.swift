@@ -3,7 +3,7 @@ internal import CLinux
 internal import Glibc
 internal import Synchronization
 
-/// A regular file or a block device on the host, open for reading.
+/// A regular file or a block device on the host, open for reading, or for reading and writing.
 ///
 /// The descriptor stays open as long as the storage: QEMU's byte locks belong to it.
 package final class FileStorage: Storage {
@@ -13,15 +13,22 @@ package final class FileStorage: Storage {
     /// The descriptor; valid until `close()`.
     package let descriptor: Int32
 
-    private let isDevice: Bool
-    private let currentSize: Atomic<UInt64>
+    /// Whether the descriptor is open for writing.
+    package let isWritable: Bool
+
+    let isDevice: Bool
+    let currentSize: Atomic<UInt64>
     private let isOpen = Atomic<Bool>(true)
 
-    /// Takes over `descriptor` (open for reading), which is closed also when this throws. Throws `.unsupported` for what
-    /// is neither a regular file nor, unless `regularOnly`, a block device, and `.io`.
-    package init(owning descriptor: Int32, name: String, regularOnly: Bool = false) throws(ImageError) {
+    /// Takes over `descriptor` (open for reading, and for writing where `isWritable`), which is closed also when this
+    /// throws. Throws `.unsupported` for what is neither a regular file nor, unless `regularOnly`, a block device, and
+    /// `.io`.
+    package init(
+        owning descriptor: Int32, name: String, regularOnly: Bool = false, isWritable: Bool = false
+    ) throws(ImageError) {
         self.descriptor = descriptor
         self.name = name
+        self.isWritable = isWritable
         var facts = clinux_file_facts()
         var isDevice = false
         do throws(ImageError) {
@@ -47,16 +54,17 @@ package final class FileStorage: Storage {
         currentSize = Atomic(facts.size)
     }
 
-    /// Opens the file at `path`, following symbolic links as the user who typed it expects. Throws `.missing`,
-    /// `.denied`, `.unsupported` or `.io`.
-    package convenience init(path: String) throws(ImageError) {
+    /// Opens the file at `path`, following symbolic links as the user who typed it expects, for writing too where
+    /// `isWritable`. Throws `.missing`, `.denied`, `.readOnly` (a filesystem mounted so), `.unsupported` or `.io`.
+    package convenience init(path: String, isWritable: Bool = false) throws(ImageError) {
         let descriptor: Int32
         do throws(ImageError) {
-            descriptor = try syscall("cannot open the file") {
-                clinux_open_at(AT_FDCWD, path, O_RDONLY | O_NONBLOCK | O_NOCTTY)
+            let access = isWritable ? O_RDWR : O_RDONLY
+            descriptor = try syscall(isWritable ? "cannot open the file for writing" : "cannot open the file") {
+                clinux_open_at(AT_FDCWD, path, access | O_NONBLOCK | O_NOCTTY)
             }
         } catch { throw error.named(path) }
-        try self.init(owning: descriptor, name: path)
+        try self.init(owning: descriptor, name: path, isWritable: isWritable)
     }
 
     deinit { close() }

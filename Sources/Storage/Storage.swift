@@ -38,7 +38,28 @@ package protocol Storage: AnyObject, Sendable {
     /// The bytes that the host has allocated for the file. Throws `.io`.
     func allocatedBytes() throws(ImageError) -> UInt64
 
-    /// Makes everything written before survive a power loss: a barrier. Throws `.io`.
+    /// Whether the file was opened for writing. Constant; where it is false every call that changes the file throws
+    /// `.readOnly`.
+    var isWritable: Bool { get }
+
+    /// Writes all of `bytes` from `offset` on; past the end of the file it grows, and what lies between reads as zeros.
+    /// When this throws, any part of the bytes may have been written. Throws `.noSpace` (also for a host quota and the
+    /// host's limit on file sizes), `.readOnly` and `.io`.
+    func write(at offset: HostOffset, _ bytes: UnsafeRawBufferPointer) throws(ImageError)
+
+    /// Makes `count` bytes from `offset` on, which lie within the file, read as zeros, and gives their space back where
+    /// the host can; where it cannot, zeros are written. Throws like `write`.
+    func zero(at offset: HostOffset, count: UInt64) throws(ImageError)
+
+    /// Gives back the host's space behind `count` bytes from `offset` on, which lie within the file; they read as zeros
+    /// then. False, with nothing changed, where the host cannot. Throws `.readOnly` and `.io`.
+    func punch(at offset: HostOffset, count: UInt64) throws(ImageError) -> Bool
+
+    /// Makes the file `size` bytes long; what is added reads as zeros. Throws `.noSpace`, `.readOnly` and `.io`.
+    func resize(to size: UInt64) throws(ImageError)
+
+    /// Makes everything written before survive a power loss, the size included: a barrier. Throws `.io`, and then nothing
+    /// is known about what was written since the last success.
     func flush() throws(ImageError)
 
     /// Gives up the file and the locks on it. Nothing may be called afterwards; done once, by the owner.
@@ -71,7 +92,39 @@ package struct PipeWriter: Sendable {
     package init(descriptor: Int32) { self.descriptor = descriptor }
 }
 
+/// What a storage that only reads answers.
 extension Storage {
+    package var isWritable: Bool { false }
+
+    package func write(at offset: HostOffset, _ bytes: UnsafeRawBufferPointer) throws(ImageError) {
+        throw .fileOpenForReading(name)
+    }
+
+    package func zero(at offset: HostOffset, count: UInt64) throws(ImageError) { throw .fileOpenForReading(name) }
+
+    package func punch(at offset: HostOffset, count: UInt64) throws(ImageError) -> Bool {
+        throw .fileOpenForReading(name)
+    }
+
+    package func resize(to size: UInt64) throws(ImageError) { throw .fileOpenForReading(name) }
+}
+
+extension ImageError {
+    static func fileOpenForReading(_ name: String) -> ImageError {
+        ImageError(.readOnly, "the file is open for reading only", file: name)
+    }
+}
+
+extension Storage {
+    /// Writes all of `bytes` from `offset` on. Throws like `write(at:_:)` of a buffer.
+    package func write(at offset: HostOffset, _ bytes: [UInt8]) throws(ImageError) {
+        var failure: ImageError?
+        bytes.withUnsafeBytes { buffer in
+            do throws(ImageError) { try write(at: offset, buffer) } catch { failure = error }
+        }
+        if let failure { throw failure }
+    }
+
     /// Fills all of `buffer` from `offset` on; throws `.corrupt` where the file ends before that.
     package func readAll(at offset: HostOffset, into buffer: UnsafeMutableRawBufferPointer) throws(ImageError) {
         let count = try read(at: offset, into: buffer)

@@ -41,6 +41,11 @@ int clinux_open_directory(const char *path);
 int64_t clinux_seek_data(int descriptor, int64_t offset);
 int64_t clinux_seek_hole(int descriptor, int64_t offset);
 
+// fallocate(2) with FALLOC_FL_KEEP_SIZE: gives the space of a range back, or makes it zeros without giving it back.
+// 0, or -1 with errno.
+int clinux_punch_hole(int descriptor, int64_t offset, int64_t count);
+int clinux_zero_range(int descriptor, int64_t offset, int64_t count);
+
 // The size in bytes of a block device (BLKGETSIZE64). 0, or -1 with errno.
 int clinux_block_device_size(int descriptor, uint64_t *size);
 

@@ -136,6 +136,38 @@ package final class MetadataCache: Sendable {
         }
     }
 
+    // MARK: - Changing
+
+    /// Runs `change`, which gives the storage new bytes for whole words of a page from `start` on, and shows the same bytes
+    /// to readers from then on. Nothing is loaded from the page's group meanwhile.
+    func update(_ page: UInt64, from start: Int, _ bytes: UnsafeRawBufferPointer, change: () -> Void) {
+        let group = page / UInt64(Self.groupPages)
+        (locks + Int(group % UInt64(Self.lockCount))).pointee.withLock { _ in
+            change()
+            if let frame = frame(of: page) { patch(frame, page, from: start, bytes) }
+        }
+    }
+
+    /// Replaces words of a frame, unless another page takes it over first.
+    private func patch(_ frame: Int, _ page: UInt64, from start: Int, _ bytes: UnsafeRawBufferPointer) {
+        var version: UInt64 = 0
+        while true {
+            version = versions[frame].load(ordering: .relaxed)
+            guard version & 1 == 0 else { continue }
+            let claimed = versions[frame].compareExchange(
+                expected: version, desired: version + 1, ordering: .acquiringAndReleasing)
+            if claimed.exchanged { break }
+        }
+        atomicMemoryFence(ordering: .releasing)
+        if tags[frame].load(ordering: .relaxed) == page + 1 {
+            let target = words + frame * Self.wordsPerPage + start / 8
+            for index in 0..<(bytes.count / 8) {
+                target[index].store(bytes.loadUnaligned(fromByteOffset: index * 8, as: UInt64.self), ordering: .relaxed)
+            }
+        }
+        versions[frame].store(version + 2, ordering: .releasing)
+    }
+
     // MARK: - Filling
 
     /// Brings a page in. The first page of a group comes alone; when a neighbour is there already, a walk is under way
