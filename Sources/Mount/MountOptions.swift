@@ -9,6 +9,10 @@ package struct MountOptions: Sendable {
     package var mountpoint: String
     /// Whether `source` is a directory of images.
     package var isDirectoryMode: Bool
+    /// Whether the disks may be written (`-w`). Without it the mount carries `ro` and no image is opened for writing.
+    package var isWritable = false
+    /// Whether an open with O_TRUNC discards everything (`-o truncate=discard`) instead of being refused with EPERM.
+    package var truncationDiscards = false
     /// The name of the disk in the mount (`-o name=`); nil for the image's own name with ".raw".
     package var name: String?
     /// Whether partitions appear as files of their own (`-o partitions`).
