@@ -18,6 +18,17 @@ package enum Registry {
         return formats.first { $0.name == lower || $0.aliases.contains(lower) }
     }
 
+    /// The format that the name of a file yet to be made asks for by its extension ("disk.vhdx", "snap.avhdx"); nil where
+    /// the name says nothing.
+    package static func format(forNewFile name: String) -> (any ImageFormat.Type)? {
+        guard let dot = name.lastIndex(of: "."), dot != name.startIndex, !name[dot...].contains("/") else { return nil }
+        if hasRawName(name) { return Raw.self }
+        let word = String(name[name.index(after: dot)...]).lowercased()
+        // Hyper-V's names for differencing disks that it made for checkpoints.
+        if word == "avhdx" || word == "avhd" { return format(named: String(word.dropFirst())) }
+        return format(named: word)
+    }
+
     /// The format of a file: by its name for `.raw` and `.img`, otherwise by content that a guest cannot write.
     ///
     /// Throws `.unsupported`, naming a format that is known but not read, and `.malformed` for what is no image at all or

@@ -8,8 +8,17 @@ enum ExitStatus: Int32, Sendable {
     case usage = 1
     /// The system or an image failed a command other than mount and umount.
     case system = 2
+    /// A check found leaks and nothing worse.
+    case leaks = 3
     /// Nothing was mounted, or nothing unmounted.
     case mount = 32
+    /// A check is not possible for images of this kind.
+    case unsupported = 63
+
+    /// An image could not be checked: the number of qemu-img check.
+    static let unchecked = ExitStatus.usage
+    /// A check found corruption: the number of qemu-img check.
+    static let corruption = ExitStatus.system
 }
 
 /// What a command could not do: one line for a person, and the exit status.
@@ -36,9 +45,15 @@ struct Failure: Error, Sendable, Equatable {
         var advice = ""
         if error.detail == nil, error.what.description.hasPrefix("cannot") {
             if error.kind == .missing { advice = ": there is no such file; check the path" }
-            if error.kind == .denied { advice = ": permission denied; check who may read it" }
+            if error.kind == .denied { advice = Self.advice(onDenied: error) }
+            if error.kind == .readOnly { advice = ": its filesystem is mounted read-only" }
         }
         self.init(status, error.named(path).description + advice)
+    }
+
+    private static func advice(onDenied error: ImageError) -> String {
+        error.what.description.hasSuffix("for writing")
+            ? ": permission denied; check who may write to it" : ": permission denied; check who may read it"
     }
 
     /// The line as it is written: control characters, which a file's name may hold, cannot break or colour it.

@@ -59,7 +59,8 @@ import Testing
         (["-o", "umask=9"], "umask"), (["-o", "cache-size=12X"], "cache-size"), (["-o", "threads=0"], "threads"),
         (["-o", "vhd-size=big"], "vhd-size"), (["-o", "format=zip"], "format"), (["-o", "name=a/b"], "name"),
         (["-o", "attr_timeout=nan"], "attr_timeout"), (["--foreground=yes"], "--foreground"),
-        (["-o", "remount"], "remount"), (["-o", "overlay=/x"], "overlay"), (["--overlay", "tmp"], "overlay"),
+        (["-o", "remount"], "remount"), (["-o", "truncate=all"], "truncate"), (["-o", "overlay="], "overlay"),
+        (["--overlay"], "--overlay"),
     ])
     func aWrongOptionIsNamed(_ arguments: [String], _ name: String) throws {
         var failure: Failure?
@@ -70,12 +71,38 @@ import Testing
         #expect(failure?.message.contains(name) == true, "\(failure?.message ?? "no failure")")
     }
 
-    @Test func contradictionsAndWritingAreRefused() throws {
-        #expect(throws: Failure.self) { try mount("-o", "ro,write").settings.validate() }
-        let writing = #expect(throws: Failure.self) { try mount("-w").settings.validate() }
-        #expect(writing?.message.contains("only reads") == true)
+    @Test func contradictionsAreRefused() throws {
+        for list in ["ro,write", "ro,overlay=/x", "write,overlay=tmp"] {
+            let refused = #expect(throws: Failure.self) { try mount("-o", list).settings.validate() }
+            #expect(refused?.status == .usage && refused?.message.contains("say one of them") == true)
+        }
         try mount("-o", "rw").settings.validate()
     }
+
+    @Test func writingIsAskedForByItsOwnWordOnly() throws {
+        #expect(try mount("-o", "write").settings.isWritable)
+        #expect(try mount("-w").settings.wantsWriting)
+        #expect(try mount("-o", "overlay=/x").settings.overlay == .file("/x"))
+        #expect(try mount("--overlay", "tmp").settings.overlay == .temporary)
+        #expect(try mount("--overlay=./tmp").settings.overlay == .file("./tmp"))
+        #expect(try !mount("-o", "rw").settings.isWritable)
+        #expect(try mount("-o", "truncate=discard").settings.truncationDiscards)
+        #expect(try !mount("-o", "truncate=refuse").settings.truncationDiscards)
+    }
+
+    @Test(
+        arguments: [
+            ("0", 0), ("512", 512), ("1b", 1), ("1k", 1024), ("10G", 10 << 30), ("1.5T", 3 << 39), ("0.5k", 512),
+            ("64MiB", 64 << 20), ("2gb", 2 << 30), ("1P", 1 << 50), ("15E", 15 << 60), ("1.0001k", 1024),
+            ("18446744073709551615", .max), ("1.999999999999999999999T", (2 << 40) - 1),
+        ] as [(String, UInt64)])
+    func sizesOfDisks(_ text: String, _ bytes: UInt64) { #expect(DiskSize.bytes(text) == bytes) }
+
+    @Test(arguments: [
+        "", "G", "-1", "+1", "1.5", "1.5b", "1.G", ".5G", "1KK", "1 G", "16E", "18446744073709551616", "0x10", "1bb",
+        "1bib", "٣G", "1G1",
+    ])
+    func whatIsNoSizeOfADisk(_ text: String) { #expect(DiskSize.bytes(text) == nil) }
 
     @Test func helpIsAskedForAnywhere() throws {
         guard case .help = try OptionTable.mount.parse(["a", "-f", "--help"], into: MountSettings()) else {

@@ -7,6 +7,7 @@ import Testing
     @Test func helpAndVersion() throws {
         for arguments in [
             ["--help"], ["mount", "--help"], ["umount", "-h"], ["list", "--help"], ["info", "--help"],
+            ["check", "--help"], ["create", "--help"],
         ] {
             let result = try ChildProcess(Product.path, arguments).wait()
             #expect(result.succeeded, "\(result)")
@@ -17,10 +18,12 @@ import Testing
     }
 
     @Test(arguments: [
-        [], ["only-a-source"], ["a", "b", "c"], ["-o", "colour", "a", "b"], ["--colour", "a", "b"], ["-w", "a", "b"],
-        ["-o", "ro,write", "a", "b"], ["--overlay", "tmp", "a", "b"], ["-o", "remount", "a", "b"], ["info"], ["map"],
-        ["map", "a", "b"], ["umount"], ["umount", "--wait", "--lazy", "a"], ["list", "a"], ["check", "a"],
-        ["create", "-f", "qcow2", "a", "1G"], ["convert"], ["resize"], ["compact"], ["commit"], ["snapshot"],
+        [], ["only-a-source"], ["a", "b", "c"], ["-o", "colour", "a", "b"], ["--colour", "a", "b"],
+        ["-o", "ro,write", "a", "b"], ["-w", "--overlay", "tmp", "a", "b"], ["--overlay", "tmp", "/", "a"],
+        ["-o", "remount", "a", "b"], ["info"], ["map"],
+        ["map", "a", "b"], ["umount"], ["umount", "--wait", "--lazy", "a"], ["list", "a"], ["check"],
+        ["check", "a", "b"], ["check", "--colour", "a"], ["create"], ["create", "a.qcow2"], ["convert"], ["resize"],
+        ["compact"], ["commit"], ["snapshot"],
     ])
     func usageErrorsAreOneLineAndStatus1(_ arguments: [String]) throws {
         let result = try ChildProcess(Product.path, arguments).wait()

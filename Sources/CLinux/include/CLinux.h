@@ -37,6 +37,16 @@ int clinux_open_at(int directory, const char *path, int flags);
 // open(2) of a directory with O_PATH | O_DIRECTORY | O_CLOEXEC, as a place to open beneath. A descriptor, or -1.
 int clinux_open_directory(const char *path);
 
+// A regular file without a name in the filesystem of a directory, open for reading and writing (O_TMPFILE); it is gone
+// when it is closed unless it gets a name. A descriptor, or -1 with errno.
+int clinux_make_unnamed(int directory, uint32_t mode);
+// A new file of that name, open for reading and writing (O_CREAT | O_EXCL). A descriptor, or -1 with errno.
+int clinux_make_file(int directory, const char *name, uint32_t mode);
+// Gives an open file without a name its first one (linkat(2) through /proc); never replaces a file. 0, or -1 with errno.
+int clinux_give_name(int descriptor, int directory, const char *name);
+// renameat2(2) with RENAME_NOREPLACE, or link and unlink where the filesystem lacks that. 0, or -1 with errno.
+int clinux_rename_new(int directory, const char *from, const char *to);
+
 // lseek(2) with SEEK_DATA and SEEK_HOLE. The offset, or -1 with errno.
 int64_t clinux_seek_data(int descriptor, int64_t offset);
 int64_t clinux_seek_hole(int descriptor, int64_t offset);

@@ -12,10 +12,10 @@ struct Command: Sendable {
     var run: @Sendable ([String]) throws(Failure) -> ExitStatus
 
     /// Every sub-command, in the order of `platter --help`.
-    static let all: [Command] = [.mount, .umount, .list, .info, .map]
+    static let all: [Command] = [.mount, .umount, .list, .info, .map, .check, .create]
 
     /// Names that later versions have; a file of that name needs a slash.
-    static let taken = ["check", "create", "convert", "resize", "compact", "commit", "snapshot"]
+    static let taken = ["convert", "resize", "compact", "commit", "snapshot"]
 
     /// Finds the command for a command line (the program's name first) and the arguments that are left for it.
     ///
@@ -34,7 +34,8 @@ struct Command: Sendable {
         if let command = all.first(where: { $0.name == first }) { return (command, Array(rest.dropFirst())) }
         if taken.contains(first) {
             throw Failure(
-                .usage, "\(first): this version of platter has no such command yet; it reads images (platter --help)")
+                .usage,
+                "\(first): this version of platter has no such command yet; platter --help lists those that it has")
         }
         return (.mount, rest)
     }
@@ -80,7 +81,7 @@ struct Command: Sendable {
 
             Serves VHDX, VHD and qcow2 images as flat raw files: after
             'platter win11.vhdx /mnt/disk' the disk is /mnt/disk/win11.vhdx.raw.
-            This version reads; nothing ever changes an image.
+            An image is only read unless -w says to write into it.
 
             commands:
             \(commands)

@@ -37,7 +37,11 @@ extension Command {
 
     private static let umountHelpText = { @Sendable in
         helpText(
-            umountSynopsis, "Unmounts a mount of platter, named by its mountpoint or by what is mounted there.",
+            umountSynopsis,
+            """
+            Unmounts a mount of platter, named by its mountpoint or by what is mounted there. Where images can be
+            written it saves what was written first, waits for the server's end, and fails if that was not saved.
+            """,
             options: OptionTable.umount.helpText)
     }
 

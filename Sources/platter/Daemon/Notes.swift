@@ -7,6 +7,7 @@ internal import Logging
 final class Notes {
     private let pidFile: String?
     private var written: [String] = []
+    private var runtime: String?
     /// The pid file where it had to be opened while the process still could, or -1.
     private var early: Int32 = -1
 
@@ -33,7 +34,7 @@ final class Notes {
     func write(mountpoint: String, log: Logger) {
         let entries = (try? MountTable.platter()) ?? []
         if let entry = entries.last(where: { $0.mountpoint == Array(mountpoint.utf8) }) {
-            if let path = RuntimeDirectory.note(device: entry.device) { written.append(path) }
+            runtime = RuntimeDirectory.note(device: entry.device)
         }
         guard let pidFile else { return }
         let descriptor = early >= 0 ? early : Self.make(pidFile)
@@ -46,8 +47,13 @@ final class Notes {
         written.append(pidFile)
     }
 
-    /// Removes what was written. A pid file that can no longer be removed is emptied.
-    func remove() {
+    /// Removes what was written. A pid file that can no longer be removed is emptied. After a `failure` to save what was
+    /// written the note stays, and says so to `umount`.
+    func remove(failure: String?) {
+        if let runtime {
+            if let failure { RuntimeDirectory.leave(failure: failure, at: runtime) } else { unlink(runtime) }
+        }
+        runtime = nil
         for path in written where unlink(path) != 0 && path == pidFile && early >= 0 { ftruncate(early, 0) }
         written = []
     }

@@ -39,11 +39,11 @@ struct Server {
         var options = try plan.options(settings, log: log)
         options.writablePaths = [RuntimeDirectory.prepared(), settings.pidFile.map(Self.directory)].compactMap { $0 }
         let notes = Notes(pidFile: settings.pidFile.map(HostPath.absolute))
-        defer { notes.remove() }
+        defer { notes.remove(failure: nil) }
         do throws(ImageError) {
             let session = try MountSession(options)
-            if settings.saysReadWrite {
-                log.notice("\(plan.source): 'rw' does not make platter write; this version only reads")
+            if settings.saysReadWrite, !settings.isWritable {
+                log.notice("\(plan.source): served read-only; 'rw' does not make platter write, 'write' does")
             }
             // Before any thread, so that all of them have the signals blocked.
             SignalThread.block()

@@ -46,6 +46,9 @@ struct MountPlan: Sendable {
         if isDirectoryMode, settings.name != nil {
             throw .usage("'name' is for one image; the images of a directory keep their names", command: "mount")
         }
+        if isDirectoryMode, settings.overlay != nil {
+            throw .usage("'overlay' is for one image, and \(source) is a directory", command: "mount")
+        }
         guard Self.kind(of: mountpoint) == S_IFREG else { return }
         let extras = [
             ("partitions", settings.showsPartitions), ("snapshots", settings.showsSnapshots),
@@ -62,6 +65,8 @@ struct MountPlan: Sendable {
         var options = MountOptions(
             source: source, mountpoint: mountpoint, isDirectoryMode: isDirectoryMode,
             disk: try settings.image.diskOptions(log: log), log: log)
+        options.isWritable = settings.isWritable
+        options.truncationDiscards = settings.truncationDiscards
         options.name = settings.name
         options.partitions = settings.showsPartitions
         options.snapshots = settings.showsSnapshots

@@ -11,6 +11,9 @@ struct RuntimeEntry: Equatable, Sendable {
     /// When the note was written, in nanoseconds of the monotonic clock: of two with one device the later one is right.
     var noted: UInt64
 
+    /// The file that it was read from.
+    var path = ""
+
     /// The text of the file: one fact a line.
     var text: String { "pid \(pid)\nstart \(startTime)\ndevice \(device)\nnoted \(noted)\n" }
 
@@ -80,15 +83,35 @@ enum RuntimeDirectory {
             for name in HostPath.names(in: directory) {
                 let path = "\(directory)/\(name)"
                 guard let bytes = HostPath.contents(path, limit: 4096),
-                    let entry = RuntimeEntry(String(decoding: bytes, as: UTF8.self)), entry.isAlive
+                    var entry = RuntimeEntry(String(decoding: bytes, as: UTF8.self)), entry.isAlive
                 else {
                     if directory == own, Int32(name) != nil { unlink(path) }
                     continue
                 }
+                entry.path = path
                 result.append(entry)
             }
         }
         return latestFirst(result)
+    }
+
+    /// Leaves word, in a note of this process, for whoever waits for its end: what was written last could not be saved.
+    static func leave(failure: String, at path: String) {
+        let descriptor = open(path, O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW)
+        guard descriptor >= 0 else { return }
+        defer { close(descriptor) }
+        _ = Output.write("failed \(Printable.line(failure))\n", to: descriptor)
+    }
+
+    /// The word that a server, which has ended, left about its last commit, which is then forgotten; nil when all was
+    /// well, or nobody knows.
+    static func takeFailure(of entry: RuntimeEntry) -> String? {
+        guard let bytes = HostPath.contents(entry.path, limit: 4096) else { return nil }
+        let text = String(decoding: bytes, as: UTF8.self)
+        guard RuntimeEntry(text)?.startTime == entry.startTime else { return nil }
+        unlink(entry.path)
+        let line = text.split(separator: "\n").first { $0.hasPrefix("failed ") }
+        return line.map { String($0.dropFirst("failed ".count)) }
     }
 
     /// Entries in the order in which a device is to be looked up in them.

@@ -45,14 +45,29 @@ struct Unmounter {
         path.count > 1 && path.last == UInt8(ascii: "/") ? Array(path.dropLast()) : path
     }
 
-    /// Unmounts and, where asked, waits for the server to end. Throws failures with the status of umount(8).
+    /// Whether images can be written through the mount.
+    private var isWritable: Bool { entry.has("rw") && !entry.has("ro") }
+
+    /// Whether this command waits for the server's end: its last commit is known only then.
+    private var waits: Bool { settings.isWaiting || isWritable && !settings.isLazy }
+
+    /// Unmounts and, where asked or needed, waits for the server to end. Throws failures with the status of umount(8), and
+    /// one when the server could not save what was written last.
     func run() throws(Failure) {
         let server = RuntimeDirectory.entries().first { $0.device == entry.device }
         // Taken before the mount goes: afterwards the process id may soon be somebody else's.
-        let handle = settings.isWaiting ? server.map { clinux_pidfd($0.pid) } ?? -1 : -1
+        let handle = waits ? server.map { clinux_pidfd($0.pid) } ?? -1 : -1
         defer { if handle >= 0 { close(handle) } }
+        if isWritable, !settings.isLazy { try commit() }
         try detach()
-        guard settings.isWaiting, let server else { return }
+        guard waits, let server else { return }
+        try waitForEnd(of: server, handle)
+        if let failure = RuntimeDirectory.takeFailure(of: server) {
+            throw Failure(.mount, "\(mountpoint): unmounted, but the last changes are not saved: \(failure)")
+        }
+    }
+
+    private func waitForEnd(of server: RuntimeEntry, _ handle: Int32) throws(Failure) {
         let patience = settings.timeout ?? 60
         guard handle >= 0 else {
             guard server.isAlive else { return }
@@ -69,8 +84,24 @@ struct Unmounter {
         }
     }
 
+    /// Has the server save what it holds, while a failure can still be mended. A server that is not asked this way does
+    /// it before it lets the mount go.
+    private func commit() throws(Failure) {
+        let path = (entry.mountpoint + [0]).map { CChar(bitPattern: $0) }
+        let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)
+        guard descriptor >= 0 else { return }
+        defer { close(descriptor) }
+        guard fsync(descriptor) != 0, errno == ENOSPC || errno == EDQUOT else { return }
+        throw Failure(
+            .mount,
+            "\(mountpoint): still mounted: there is no room on the host for what was written; make some and try again, "
+                + "or lose it with --lazy")
+    }
+
+    /// Tries until the mount is not in use any more: by programs, or by the server, which keeps it busy itself while
+    /// changes are not saved.
     private func detach() throws(Failure) {
-        let deadline = Clock.now() + (settings.timeout ?? (settings.isWaiting ? 60 : 5))
+        let deadline = Clock.now() + (settings.timeout ?? (waits ? 60 : 5))
         while true {
             let code = geteuid() == 0 ? detachAsRoot() : try detachAsUser()
             if code == 0 { return }

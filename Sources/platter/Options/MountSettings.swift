@@ -9,6 +9,14 @@ struct MountSettings: HasImageSettings {
         case file(String)
     }
 
+    /// Where writes go instead of into the source.
+    enum Overlay: Sendable, Equatable {
+        /// A qcow2 image at a path, made where there is none.
+        case file(String)
+        /// A file without a name, gone at the end.
+        case temporary
+    }
+
     var image = ImageSettings()
 
     // How the process runs.
@@ -47,6 +55,10 @@ struct MountSettings: HasImageSettings {
     var kernelFlags: [String] = []
     /// `write` was given.
     var wantsWriting = false
+    /// `overlay=` was given.
+    var overlay: Overlay?
+    /// `truncate=discard` was given.
+    var truncationDiscards = false
 
     // What a mount helper (mount.fuse.platter) adds.
     var isHelper = false
@@ -58,7 +70,7 @@ extension OptionTable where Settings == MountSettings {
     /// The options of `platter mount`, of fstab and of mount helpers.
     static let mount = OptionTable(
         command: "mount",
-        options: process + exposure + Option.imageOptions + attributes + kernel + writing + tolerated,
+        options: writing + process + exposure + Option.imageOptions + attributes + kernel + tolerated,
         toleratedPrefixes: ["x-", "X-"],
         isSloppy: { $0.isSloppy })
 
@@ -132,7 +144,7 @@ extension OptionTable where Settings == MountSettings {
         .toggle(keys: ["nonempty"], help: "mount over a directory or file that is not empty") {
             $0.allowsNonEmpty = true
         },
-        .toggle(["-r", "--read-only"], keys: ["ro"], help: "read only; this version always is") {
+        .toggle(["-r", "--read-only"], keys: ["ro"], help: "read only, as it is without -w and --overlay") {
             $0.saysReadOnly = true
         },
         .toggle(keys: ["rw"], help: nil) { $0.saysReadWrite = true },
@@ -142,9 +154,21 @@ extension OptionTable where Settings == MountSettings {
     ]
 
     private static let writing: [Option<MountSettings>] = [
-        .toggle(["-w", "--write"], keys: ["write"], help: nil) { $0.wantsWriting = true },
-        Option(["--overlay"], keys: ["overlay"], value: "FILE", help: nil) { _, _, _ throws(Failure) in
-            throw Failure(.usage, "overlay: this version of platter only reads; it cannot write to an overlay yet")
+        .toggle(["-w", "--write"], keys: ["write"], help: "write into the image") { $0.wantsWriting = true },
+        Option(
+            ["--overlay"], keys: ["overlay"], value: "FILE",
+            help: "leave the image as it is; write to FILE (qcow2), or with 'tmp' forget what was written"
+        ) { settings, value, name throws(Failure) in
+            settings.overlay = value == "tmp" ? .temporary : .file(try Values.text(value, name))
+        },
+        Option(
+            keys: ["truncate"], value: "WHAT",
+            help: "what opening a disk with O_TRUNC does: refuse (default), or discard all of it"
+        ) { settings, value, name throws(Failure) in
+            guard value == "refuse" || value == "discard" else {
+                throw .usage("'\(name)' is one of refuse, discard, not '\(value)'")
+            }
+            settings.truncationDiscards = value == "discard"
         },
     ]
 
@@ -177,13 +201,21 @@ extension OptionTable where Settings == MountSettings {
 }
 
 extension MountSettings {
-    /// Refuses what contradicts itself and what this version cannot do. Throws usage failures.
+    /// Whether anything that is served can be written.
+    var isWritable: Bool { wantsWriting || overlay != nil }
+
+    /// Refuses what contradicts itself. Throws usage failures.
     func validate() throws(Failure) {
-        if saysReadOnly, wantsWriting {
-            throw .usage("'ro' and 'write' contradict each other; say one of them", command: "mount")
+        if saysReadOnly, isWritable {
+            let word = wantsWriting ? "write" : "overlay"
+            throw .usage("'ro' and '\(word)' contradict each other; say one of them", command: "mount")
         }
-        if wantsWriting {
-            throw Failure(.usage, "write: this version of platter only reads; leave the option out to mount read-only")
+        if wantsWriting, overlay != nil {
+            throw .usage(
+                "'write' changes the image and 'overlay' leaves it as it is; say one of them", command: "mount")
+        }
+        if isWritable {
+            throw Failure(.usage, "write: this version of platter cannot write yet; leave the option out")
         }
     }
 }

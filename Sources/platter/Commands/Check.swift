@@ -1,0 +1,172 @@
+internal import Disk
+internal import Formats
+internal import Logging
+internal import Storage
+
+/// The options of `check`.
+struct CheckSettings: HasImageSettings {
+    var image = ImageSettings()
+    var isJSON = false
+    var repairs = false
+    var checksChain = false
+}
+
+extension OptionTable where Settings == CheckSettings {
+    /// The options of `platter check`.
+    static let check = OptionTable(
+        command: "check",
+        options: [
+            .toggle(["--repair"], help: "repair what is safe to repair") { $0.repairs = true },
+            .toggle(["--chain"], help: "check the images below it too; those are never repaired") {
+                $0.checksChain = true
+            },
+            .toggle(["--json"], help: "write JSON") { $0.isJSON = true },
+            Option(["-f"], value: "FORMAT", help: nil) { settings, value, name throws(Failure) in
+                guard let format = Registry.format(named: value) else {
+                    throw .usage("there is no format '\(value)'", command: "check")
+                }
+                settings.image.format = format.name
+            },
+        ] + Option.imageOptions)
+}
+
+extension Command {
+    /// `platter check`.
+    static let check: Command = {
+        let synopsis = "check [--repair] [--chain] [--json] [-o OPTION[,OPTION...]] IMAGE"
+        let help = { @Sendable in
+            helpText(
+                synopsis,
+                """
+                Looks for everything that can be wrong in an image. The exit status is that of qemu-img check:
+                0 clean, 1 could not be checked, 2 corruption, 3 only leaks, 63 not possible for this kind of image.
+                """,
+                options: OptionTable.check.helpText)
+        }
+        return Command(
+            name: "check", synopsis: synopsis, summary: "look for damage in an image, and repair it", help: help
+        ) { arguments throws(Failure) in
+            try parsing(.check, CheckSettings(), arguments, help: help) { settings, operands throws(Failure) in
+                try ImageCheck(settings, path: InspectSettings.image(operands, command: "check")).run()
+            }
+        }
+    }()
+}
+
+/// One run of `platter check`.
+struct ImageCheck {
+    private let settings: CheckSettings
+    private let path: String
+    private let options: DiskOptions
+
+    init(_ settings: CheckSettings, path: String) throws(Failure) {
+        self.settings = settings
+        self.path = path
+        options = try settings.image.diskOptions(log: Log.make(.standardError, level: .warning))
+    }
+
+    /// Checks, prints what was found, and says how bad it is.
+    func run() throws(Failure) -> ExitStatus {
+        var reports = [CheckedImage(path: path, checked: try check(path, options, repairs: settings.repairs))]
+        if settings.checksChain {
+            for layer in try layers().dropFirst() {
+                var options = options
+                options.format = layer.shape.formatName
+                reports.append(
+                    CheckedImage(path: layer.path, checked: try check(layer.path, options, repairs: false)))
+            }
+        }
+        if settings.isJSON {
+            let objects = reports.map(\.json)
+            try Output.print((settings.checksChain ? .array(objects) : objects[0]).text + "\n")
+        } else {
+            try Output.print(reports.map(\.text).joined(separator: "\n"))
+        }
+        let statuses = reports.map(\.status)
+        if statuses.contains(.corruption) { return .corruption }
+        return statuses.contains(.leaks) ? .leaks : .success
+    }
+
+    private func check(_ path: String, _ options: DiskOptions, repairs: Bool) throws(Failure) -> Disk.Checked {
+        do throws(ImageError) {
+            let checked = try Disk.check(path: path, options: options, repairs: repairs)
+            if !checked.isLocked {
+                Output.report(
+                    Failure(.success, "\(path): the filesystem has no locks; nothing kept others from writing"))
+            }
+            return checked
+        } catch {
+            throw Failure(error.kind == .unsupported ? .unsupported : .unchecked, error, path: path)
+        }
+    }
+
+    private func layers() throws(Failure) -> [Layer] {
+        do throws(ImageError) { return try Disk.open(path: path, options: options).layers } catch {
+            throw Failure(.unchecked, error, path: path)
+        }
+    }
+}
+
+/// What `platter check` says about one image.
+struct CheckedImage {
+    let path: String
+    let checked: Disk.Checked
+
+    private var report: CheckReport { checked.report }
+
+    /// How bad it is, as qemu-img check counts: what is left after repairs.
+    var status: ExitStatus {
+        if report.corruptions > 0 { return .corruption }
+        return report.leaks > 0 ? .leaks : .success
+    }
+
+    /// For programs.
+    var json: JSONText {
+        .object([
+            ("image", .string(path)), ("format", .string(checked.format)),
+            ("corruptions", .number(report.corruptions)), ("leaks", .number(report.leaks)),
+            ("corruptionsRepaired", .number(report.corruptionsRepaired)),
+            ("leaksRepaired", .number(report.leaksRepaired)),
+            ("allocatedBytes", .number(report.allocatedBytes)), ("imageEnd", .number(report.imageEnd)),
+            (
+                "findings",
+                .array(
+                    report.findings.map { finding in
+                        .object([
+                            ("severity", .string(finding.severity.rawValue)), ("what", .string(finding.what)),
+                            ("offset", finding.offset.map { .number($0) } ?? .null),
+                            ("repaired", .bool(finding.isRepaired)),
+                        ])
+                    })
+            ),
+        ])
+    }
+
+    /// For people: a line for each finding, and one for the sum.
+    var text: String {
+        var lines = report.findings.map { finding in
+            let place = finding.offset.map { " at byte \($0)" } ?? ""
+            let end = finding.isRepaired ? " (repaired)" : ""
+            return "\(finding.severity.rawValue): \(Printable.line(finding.what))\(place)\(end)"
+        }
+        let total = report.corruptions + report.leaks + report.corruptionsRepaired + report.leaksRepaired
+        if total > UInt64(report.findings.count) { lines.append("... and more of the same kind") }
+        lines.append("\(Printable.line(path)): \(summary)")
+        return lines.map { $0 + "\n" }.joined()
+    }
+
+    private var summary: String {
+        var parts: [String] = []
+        if report.corruptions > 0 { parts.append(Self.count(report.corruptions, "corruption")) }
+        if report.leaks > 0 { parts.append(Self.count(report.leaks, "leak")) }
+        if parts.isEmpty { parts.append("clean") }
+        let repaired = report.corruptionsRepaired + report.leaksRepaired
+        if repaired > 0 { parts.append(Self.count(repaired, "repair") + " made") }
+        let size = Printable.size(report.allocatedBytes)
+        return parts.joined(separator: ", ") + "; \(checked.format), \(size) of its disk allocated"
+    }
+
+    private static func count(_ number: UInt64, _ word: String) -> String {
+        "\(number) \(word)\(number == 1 ? "" : "s")"
+    }
+}
