@@ -97,6 +97,8 @@ int clinux_zero_range(int descriptor, int64_t offset, int64_t count) {
     return fallocate(descriptor, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, count);
 }
 
+int clinux_allocate(int descriptor, int64_t offset, int64_t count) { return fallocate(descriptor, 0, offset, count); }
+
 int clinux_block_device_size(int descriptor, uint64_t *size) { return ioctl(descriptor, BLKGETSIZE64, size); }
 
 static struct flock one_byte(short type, int64_t byte) {

@@ -15,6 +15,9 @@ package protocol ImageFormat: Sendable {
     /// Further names under which images and users know the format ("vpc" for VHD).
     static var aliases: [String] { get }
 
+    /// The name by which an image of the QEMU family records its parent's format: QEMU's own.
+    static var recordedName: String { get }
+
     /// Whether the file is of this format, judged only by bytes that a guest cannot write (DESIGN.md, "Trust").
     /// Damage that `open` would explain is not this function's concern. Throws `.io`.
     static func recognises(_ storage: any Storage) throws(ImageError) -> Bool
@@ -44,6 +47,8 @@ package protocol ImageFormat: Sendable {
 
 extension ImageFormat {
     package static var aliases: [String] { [] }
+
+    package static var recordedName: String { name }
 
     package static var createOptions: [CreateOption] { [] }
 

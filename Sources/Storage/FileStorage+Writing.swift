@@ -58,6 +58,24 @@ extension FileStorage {
         }
     }
 
+    package func allocate(at offset: HostOffset, count: UInt64) throws(ImageError) -> Bool {
+        guard isWritable else { throw .fileOpenForReading(name) }
+        guard count > 0 else { return true }
+        guard let end = offset.advanced(by: count), end.rawValue <= UInt64(Int64.max) else {
+            throw ImageError(.noSpace, "a file cannot be that large", at: offset.rawValue, errno: EFBIG, file: name)
+        }
+        while clinux_allocate(descriptor, Int64(offset.rawValue), Int64(count)) != 0 {
+            switch errno {
+            case EINTR: continue
+            case ENOTSUP, ENOSYS, ENODEV, EINVAL: return false
+            case let code:
+                throw ImageError(kind(of: code), "cannot take space", at: offset.rawValue, errno: code, file: name)
+            }
+        }
+        grow(to: end.rawValue)
+        return true
+    }
+
     package func resize(to size: UInt64) throws(ImageError) {
         guard isWritable else { throw .fileOpenForReading(name) }
         guard !isDevice else {

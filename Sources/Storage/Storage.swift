@@ -55,6 +55,11 @@ package protocol Storage: AnyObject, Sendable {
     /// then. False, with nothing changed, where the host cannot. Throws `.readOnly` and `.io`.
     func punch(at offset: HostOffset, count: UInt64) throws(ImageError) -> Bool
 
+    /// Takes space on the host for `count` bytes from `offset` on, growing the file where it ends before their end; what
+    /// had no space reads as zeros. False, with nothing changed, where the host cannot. Throws `.noSpace`, `.readOnly`
+    /// and `.io`.
+    func allocate(at offset: HostOffset, count: UInt64) throws(ImageError) -> Bool
+
     /// Makes the file `size` bytes long; what is added reads as zeros. Throws `.noSpace`, `.readOnly` and `.io`.
     func resize(to size: UInt64) throws(ImageError)
 
@@ -104,6 +109,11 @@ extension Storage {
 
     package func punch(at offset: HostOffset, count: UInt64) throws(ImageError) -> Bool {
         throw .fileOpenForReading(name)
+    }
+
+    package func allocate(at offset: HostOffset, count: UInt64) throws(ImageError) -> Bool {
+        guard isWritable else { throw .fileOpenForReading(name) }
+        return false
     }
 
     package func resize(to size: UInt64) throws(ImageError) { throw .fileOpenForReading(name) }

@@ -56,6 +56,10 @@ int64_t clinux_seek_hole(int descriptor, int64_t offset);
 int clinux_punch_hole(int descriptor, int64_t offset, int64_t count);
 int clinux_zero_range(int descriptor, int64_t offset, int64_t count);
 
+// fallocate(2) without flags: gives a range space on the host, growing the file where it ends before. 0, or -1 with
+// errno.
+int clinux_allocate(int descriptor, int64_t offset, int64_t count);
+
 // The size in bytes of a block device (BLKGETSIZE64). 0, or -1 with errno.
 int clinux_block_device_size(int descriptor, uint64_t *size);
 

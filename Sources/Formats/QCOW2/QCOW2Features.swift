@@ -31,7 +31,8 @@ extension QCOW2 {
     struct FeatureNames: Sendable {
         private var recorded: [Int: String] = [:]
 
-        private static let standard: [(set: FeatureSet, bit: UInt8, name: String)] = [
+        /// The names of the specification, as a new image records them too.
+        static let standard: [(set: FeatureSet, bit: UInt8, name: String)] = [
             (.incompatible, 0, "dirty"), (.incompatible, 1, "corrupt"), (.incompatible, 2, "external data file"),
             (.incompatible, 3, "compression type"), (.incompatible, 4, "extended L2 entries"),
             (.compatible, 0, "lazy refcounts"),

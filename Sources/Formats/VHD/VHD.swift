@@ -7,6 +7,7 @@ package enum VHD: ImageFormat {
     package static let name = "vhd"
 
     package static let aliases = ["vpc"]
+    package static let recordedName = "vpc"
 
     package static func recognises(_ storage: any Storage) throws(ImageError) -> Bool {
         try VHDFooters.arePresent(storage)
