@@ -83,7 +83,7 @@ package struct NewImage: Sendable {
         let modified = try below.stamps().first?.modified ?? 0
         return CreateRequest.Parent(
             absolutePath: absolute, recordedPath: recorded, shape: below.layers[0].shape,
-            modified: modified / 1_000_000_000)
+            modified: modified / 1_000_000_000, storage: below.layers[0].driver.files.first)
     }
 }
 

@@ -12,13 +12,20 @@ package struct CreateRequest: Sendable {
         package var shape: DiskShape
         /// When it was last modified, in seconds since 1970 (a VHD records this).
         package var modified: Int64
+        /// Its image file, open for reading: a VHDX child takes over what belongs to the disk. Nil only where the child's
+        /// format has no use for it.
+        package var storage: (any Storage)?
 
         /// Makes a parent of its parts.
-        package init(absolutePath: String, recordedPath: String, shape: DiskShape, modified: Int64) {
+        package init(
+            absolutePath: String, recordedPath: String, shape: DiskShape, modified: Int64,
+            storage: (any Storage)? = nil
+        ) {
             self.absolutePath = absolutePath
             self.recordedPath = recordedPath
             self.shape = shape
             self.modified = modified
+            self.storage = storage
         }
     }
 

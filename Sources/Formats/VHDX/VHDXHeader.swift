@@ -20,8 +20,12 @@ struct VHDXHeader {
     /// Whether the other copy is damaged.
     private(set) var isAlone = false
 
-    private static let bytes = 4096
-    private static let maximumLogBytes: UInt64 = 1 << 30
+    /// The size of a copy in bytes.
+    static let bytes = 4096
+    /// Where the two copies are, in bytes.
+    static let places: [UInt64] = [64 << 10, 128 << 10]
+    /// Longer logs are refused, in bytes.
+    static let maximumLogBytes: UInt64 = 1 << 30
 
     /// Whether the log may hold changes that are not applied yet.
     var hasLog: Bool { logGUID != .zero }
@@ -64,7 +68,8 @@ struct VHDXHeader {
         return units.isEmpty ? nil : String(decoding: units, as: UTF16.self)
     }
 
-    private static func isValid(_ copy: [UInt8]) -> Bool {
+    /// Whether a copy's signature and checksum are right.
+    static func isValid(_ copy: [UInt8]) -> Bool {
         let span = copy.span.bytes
         return span.hasASCII("head") && span.little(UInt32.self, at: 4) == CRC32C.of(span, zeroing: 4)
     }

@@ -75,15 +75,31 @@ struct VHDXItem: BitwiseCopyable {
 }
 
 /// The metadata table: the first 64 KiB of the metadata region ([MS-VHDX] 2.6.1).
-private struct VHDXItemTable {
-    /// Known items, by what they are.
-    var items: [VHDXItemKind: VHDXItem] = [:]
-    /// How many items are of no kind known here.
-    var unknownCount = 0
+struct VHDXItemTable {
+    /// One entry of the table, of whatever kind.
+    struct Entry: BitwiseCopyable {
+        /// What the item is.
+        var guid: GUID
+        /// Bit 0: an item of a user; bit 1: it belongs to the virtual disk; bit 2: it must be understood.
+        var flags: UInt32
+        /// Where its bytes are; without meaning where there are none.
+        var item: VHDXItem
+    }
 
-    private static let maximumCount = 2047
+    /// Known items, by what they are.
+    private(set) var items: [VHDXItemKind: VHDXItem] = [:]
+    /// Every entry, in the order of the table.
+    private(set) var entries: [Entry] = []
+    /// How many items are of no kind known here.
+    private(set) var unknownCount = 0
+
+    /// More entries a table does not have.
+    static let maximumCount = 2047
+    /// The size of an entry in bytes.
+    static let entryBytes = 32
     private static let maximumUserCount = 1024
-    private static let tableBytes: UInt64 = 64 << 10
+    /// The size of the table in bytes; items lie behind it.
+    static let tableBytes: UInt64 = 64 << 10
     private static let maximumItemBytes: UInt64 = 1 << 20
 
     private struct Key: Hashable {
@@ -121,9 +137,10 @@ private struct VHDXItemTable {
                     .malformed, "a metadata item lies outside the metadata region", detail: key.guid.microsoftText)
             }
             if length > 0 { places.append((offset, length)) }
-            try note(
-                key, VHDXItem(offset: HostOffset(region.offset + offset), length: Int(length)),
-                isRequired: span.little(UInt32.self, at: index * 32 + 24) & 4 != 0)
+            let item = VHDXItem(offset: HostOffset(region.offset + offset), length: Int(length))
+            let flags = span.little(UInt32.self, at: index * 32 + 24)
+            entries.append(Entry(guid: key.guid, flags: flags, item: item))
+            try note(key, item, isRequired: flags & 4 != 0)
         }
         guard userCount <= Self.maximumUserCount else {
             throw ImageError(.malformed, "the metadata has too many items of users", detail: "\(userCount)")
@@ -166,7 +183,7 @@ private struct VHDXItemTable {
 
 /// The metadata items whose meaning is known: those of [MS-VHDX] 2.6.2, and three that Microsoft's software uses
 /// without having documented them.
-private enum VHDXItemKind: String, CustomStringConvertible {
+enum VHDXItemKind: String, CustomStringConvertible {
     case fileParameters = "file parameters"
     case virtualDiskSize = "virtual disk size"
     case virtualDiskID = "virtual disk ID"

@@ -3,11 +3,12 @@ internal import Storage
 
 /// The parent locator: how a differencing disk names the disk below it ([MS-VHDX] 2.6.2.6).
 enum VHDXParent {
-    private static let headBytes = 20
+    /// The size of what precedes the entries, in bytes.
+    static let headBytes = 20
     private static let maximumPairs = 256
 
     /// B04AEFB7-D19E-4A81-B789-25B8E9445913: a VHDX below a VHDX, the only kind that is defined.
-    private static let locatorType = GUID(low: 0x4A81_D19E_B04A_EFB7, high: 0x1359_44E9_B825_89B7)
+    static let locatorType = GUID(low: 0x4A81_D19E_B04A_EFB7, high: 0x1359_44E9_B825_89B7)
 
     /// Reads the locator at `item`. Throws `.malformed`, `.unsupported` for another type of locator, and `.io`.
     static func reference(_ storage: any Storage, _ item: VHDXItem) throws(ImageError) -> ParentReference {

@@ -57,14 +57,18 @@ struct VHDXRegions {
     /// How many optional regions there are that platter does not know.
     let unknownCount: Int
 
-    private static let bytes = 64 << 10
+    /// The size of a copy of the table in bytes.
+    static let bytes = 64 << 10
+    /// Where the two copies are, in bytes.
+    static let places: [UInt64] = [192 << 10, 256 << 10]
     private static let maximumCount: UInt32 = 2047
     private static let maximumTableBytes: UInt64 = 513 << 20
-    private static let maximumMetadataBytes: UInt64 = 128 << 20
-    /// 2DC27766-F623-4200-9D64-115E9BFD4A08.
-    private static let tableGUID = GUID(low: 0x4200_F623_2DC2_7766, high: 0x084A_FD9B_5E11_649D)
-    /// 8B7CA206-4790-4B9A-B8FE-575F050F886E.
-    private static let metadataGUID = GUID(low: 0x4B9A_4790_8B7C_A206, high: 0x6E88_0F05_5F57_FEB8)
+    /// Longer metadata regions are refused, in bytes.
+    static let maximumMetadataBytes: UInt64 = 128 << 20
+    /// The BAT region: 2DC27766-F623-4200-9D64-115E9BFD4A08.
+    static let tableGUID = GUID(low: 0x4200_F623_2DC2_7766, high: 0x084A_FD9B_5E11_649D)
+    /// The metadata region: 8B7CA206-4790-4B9A-B8FE-575F050F886E.
+    static let metadataGUID = GUID(low: 0x4B9A_4790_8B7C_A206, high: 0x6E88_0F05_5F57_FEB8)
 
     /// Reads the first valid copy. Throws `.malformed`, `.unsupported` for a required region that is unknown, `.io`.
     init(_ storage: any Storage, _ header: VHDXHeader) throws(ImageError) {
@@ -116,7 +120,8 @@ struct VHDXRegions {
         return reserved[low].owner
     }
 
-    private static func isValid(_ copy: [UInt8]) -> Bool {
+    /// Whether a copy's signature, count and checksum are right.
+    static func isValid(_ copy: [UInt8]) -> Bool {
         let span = copy.span.bytes
         guard span.hasASCII("regi"), span.little(UInt32.self, at: 8) <= maximumCount else { return false }
         return span.little(UInt32.self, at: 4) == CRC32C.of(span, zeroing: 4)

@@ -39,14 +39,7 @@ struct VHDXTable: BitwiseCopyable {
         sectorShift = UInt64(metadata.logicalSectorSize.trailingZeroBitCount)
         ratioShift = 23 + sectorShift - blockShift
         blockCount = virtualSize.dividedRoundingUp(by: blockSize)
-        let ratio: UInt64 = 1 << ratioShift
-        if blockCount == 0 {
-            entryCount = 0
-        } else if hasParent {
-            entryCount = blockCount.dividedRoundingUp(by: ratio) * (ratio + 1)
-        } else {
-            entryCount = blockCount + (blockCount - 1) / ratio
-        }
+        entryCount = Self.entryCount(blocks: blockCount, chunkRatio: 1 << ratioShift, hasParent: hasParent)
         guard entryCount * Self.entryBytes <= region.length else {
             throw ImageError(
                 .malformed, "the block allocation table is too small for the disk", at: offset,
@@ -55,6 +48,14 @@ struct VHDXTable: BitwiseCopyable {
         guard storage.holds(HostOffset(offset), count: entryCount * Self.entryBytes) else {
             throw ImageError(.corrupt, "the file ends within the block allocation table; it is truncated", at: offset)
         }
+    }
+
+    /// How many entries a disk of so many blocks has, sector bitmaps included ([MS-VHDX] 2.5): a differencing disk's
+    /// last chunk has all of them.
+    static func entryCount(blocks: UInt64, chunkRatio: UInt64, hasParent: Bool) -> UInt64 {
+        guard blocks > 0 else { return 0 }
+        if hasParent { return blocks.dividedRoundingUp(by: chunkRatio) * (chunkRatio + 1) }
+        return blocks + (blocks - 1) / chunkRatio
     }
 
     /// The block that a byte of the disk lies in.

@@ -1,0 +1,77 @@
+internal import Bytes
+internal import Storage
+
+/// What of an image's damage can be repaired without a doubt, and how.
+struct VHDXDamage {
+    /// The copy of the header that is damaged (0 or 1).
+    var header: Int?
+    /// How many changes the log holds that were not applied; nil where it is not in use.
+    var logChanges: Int?
+    /// The good region table, the copy to write it to, and what is wrong with that one.
+    var regionTable: (good: [UInt8], copy: Int, what: String)?
+    /// The size without unused space at the end of the file, in bytes; nil where there is none.
+    var trimmedSize: UInt64?
+
+    /// Whether there is anything to do.
+    private var isEmpty: Bool { header == nil && regionTable == nil && trimmedSize == nil }
+
+    /// Repairs everything in an image that can be read, whose header in force is `header`. Throws what writing throws;
+    /// what was done until then is whole.
+    func repair(_ storage: any Storage, _ header: VHDXHeader) throws(ImageError) {
+        guard !isEmpty else { return }
+        // Before anything else in the file changes, the header has to say that somebody writes; and twice, which writes
+        // the damaged copy first.
+        var update = try VHDXHeaderUpdate(storage, header)
+        try update.set([(.fileWriteGUID, VHDXEncode.randomGUID())])
+        try update.level()
+        if let (good, copy, _) = regionTable {
+            // Only the copy is written that no reader uses, so that this needs no log: whatever a power loss leaves of it,
+            // the other one counts.
+            try storage.write(at: HostOffset(VHDXRegions.places[copy]), good)
+            try storage.flush()
+        }
+        if let trimmedSize {
+            try storage.resize(to: trimmedSize)
+            try storage.flush()
+        }
+    }
+}
+
+extension VHDXCheck {
+    /// Repairs what was found, where that is wanted, and reports it. `foundation` is nil where the image cannot be read:
+    /// nothing of it is touched then.
+    mutating func finish(_ foundation: VHDXFoundation?, repairs: Bool) throws(ImageError) {
+        let end = foundation?.view.size ?? storage.size
+        var isRepaired = false
+        // With its log in use the file is not what the check saw.
+        if repairs, let foundation, damage.logChanges == nil {
+            var safe = damage
+            // Where an image is wrong in other ways something may still belong to its end.
+            if report.corruptions > 0 { safe.trimmedSize = nil }
+            try safe.repair(storage, foundation.header)
+            isRepaired = true
+        }
+        addDamage(fileSize: end, isRepaired)
+    }
+
+    private mutating func addDamage(fileSize: UInt64, _ isRepaired: Bool) {
+        let mayTrim = report.corruptions == 0
+        if let header = damage.header {
+            report.add(
+                .corruption, "header \(header + 1) is damaged (signature or checksum)", at: VHDXHeader.places[header],
+                isRepaired: isRepaired)
+        }
+        if let (_, copy, what) = damage.regionTable {
+            report.add(.corruption, what, at: VHDXRegions.places[copy], isRepaired: isRepaired)
+        }
+        if let count = damage.logChanges, count > 0 {
+            report.add(.note, "the log holds \(count) changes that are not applied yet; the check counts them in")
+        }
+        if let size = damage.trimmedSize, size < fileSize {
+            let count = (fileSize - size).dividedRoundingUp(by: VHDX.unit)
+            report.add(
+                .leak, "\(count) MiB at the end of the file belong to nothing", at: size,
+                isRepaired: isRepaired && mayTrim, count: count)
+        }
+    }
+}
