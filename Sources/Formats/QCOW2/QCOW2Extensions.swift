@@ -15,6 +15,8 @@ extension QCOW2 {
         private(set) var featureNames = FeatureNames()
         /// How many persistent bitmaps there are.
         private(set) var bitmapCount: UInt32 = 0
+        /// Where their directory is, and its length; nil where there is none that counts.
+        private(set) var bitmapDirectory: (offset: UInt64, bytes: UInt64)?
 
         private enum Kind {
             static let end: UInt32 = 0
@@ -100,6 +102,7 @@ extension QCOW2 {
             guard Header.isPlace(offset, bytes: bytes, alignedTo: header.clusterSize) else {
                 throw ImageError(.malformed, "the bitmap directory is at an impossible place", at: offset)
             }
+            bitmapDirectory = (offset, bytes)
         }
 
         private mutating func readBackingName(_ span: RawSpan, _ header: Header) throws(ImageError) {

@@ -1,0 +1,195 @@
+internal import Bytes
+internal import Storage
+
+extension QCOW2.Checker {
+    private typealias Tables = QCOW2.Tables
+
+    private static let copied: UInt64 = 1 << 63
+    private static let reservedInL1: UInt64 = 0x7F00_0000_0000_01FF
+    private static let reservedInL2: UInt64 = 0x3F00_0000_0000_01FE
+
+    /// Counts everything that the image refers to, but for the refcount structures.
+    func countAll() throws(ImageError) {
+        try mark(0, bytes: clusterSize, as: .exclusive, from: nil)
+        var l1Tables = QCOW2.TableSweep()
+        var l1Clusters = QCOW2.TableSweep()
+        let addTable = { (offset: UInt64, bytes: UInt64) in
+            l1Tables.add(offset, bytes: bytes)
+            l1Clusters.add(offset, bytes: bytes.roundedUp(toPowerOfTwo: self.clusterSize) ?? bytes)
+        }
+        addTable(header.l1Offset, UInt64(header.l1Size) * 8)
+        for table in try snapshotTables() { addTable(table.offset, table.bytes) }
+        for stretch in l1Clusters.stretches() {
+            try mark(stretch.offset, bytes: stretch.bytes, weight: stretch.weight, as: .exclusive, from: nil)
+        }
+        for stretch in l1Tables.stretches() {
+            try forEachEntry(at: stretch.offset, bytes: stretch.bytes) { (place, entry, _) throws(ImageError) in
+                try countL1(entry, at: place, weight: stretch.weight)
+            }
+        }
+        for (offset, weight) in l2Weights.sorted(by: { $0.key < $1.key }) {
+            try forEachEntry(at: offset, bytes: clusterSize, width: wordBytes) {
+                (place, first, second) throws(ImageError) in
+                try countL2(first, second, at: place, weight: weight)
+            }
+        }
+        try countBitmaps()
+    }
+
+    private func countL1(_ entry: UInt64, at place: UInt64, weight: UInt64) throws(ImageError) {
+        if entry & Self.reservedInL1 != 0 { addDamage("an L1 entry has reserved bits set", at: place, count: weight) }
+        let offset = entry & Tables.offsetMask
+        guard offset != 0 else { return }
+        guard offset & (clusterSize - 1) == 0 else {
+            addDamage("an L1 entry names an L2 table that is not on a cluster", at: place, count: weight)
+            return
+        }
+        guard offset <= fileSize, clusterSize <= fileSize - offset else {
+            addDamage("an L1 entry names an L2 table past the end of the file", at: place, count: weight)
+            return
+        }
+        try mark(offset, bytes: clusterSize, weight: weight, as: .l2Table, from: place)
+        guard l2Weights[offset] != nil || l2Weights.count < Self.l2Limit else {
+            throw ImageError(.unsupported, "the image has more L2 tables than a check can remember")
+        }
+        let sum = (l2Weights[offset] ?? 0).addingReportingOverflow(weight)
+        l2Weights[offset] = sum.overflow ? .max : sum.partialValue
+    }
+
+    private func countL2(_ entry: UInt64, _ second: UInt64, at place: UInt64, weight: UInt64) throws(ImageError) {
+        if entry >> 62 & 1 == 1 {
+            try countCompressed(entry, second, at: place, weight: weight)
+            return
+        }
+        let zeroFlag: UInt64 = header.version >= 3 && wordBytes == 8 ? 0 : 1
+        if entry & (Self.reservedInL2 | zeroFlag) != 0 {
+            addDamage("an L2 entry has reserved bits set", at: place, count: weight)
+        }
+        let offset = entry & Tables.offsetMask
+        guard offset != 0 || (hasDataFile && entry & Self.copied != 0) else {
+            if second & 0xFFFF_FFFF != 0 {
+                addDamage("an L2 entry has allocated subclusters without a host cluster", at: place, count: weight)
+            }
+            return
+        }
+        guard second >> 32 & second == 0 else {
+            addDamage("an L2 entry has a subcluster that is both allocated and zero", at: place, count: weight)
+            return
+        }
+        guard offset & (clusterSize - 1) == 0 else {
+            addDamage("an L2 entry names a host offset that is not on a cluster", at: place, count: weight)
+            return
+        }
+        guard !hasDataFile else { return }
+        if !(try mark(offset, bytes: clusterSize, weight: weight, as: .data, from: place)), weight > 1 {
+            addDamage("the same for other disks that share the entry", at: place, count: weight - 1)
+        }
+    }
+
+    /// Each cluster that a compressed one touches is referenced once by it.
+    private func countCompressed(
+        _ entry: UInt64, _ second: UInt64, at place: UInt64, weight: UInt64
+    ) throws(ImageError) {
+        if entry & Self.copied != 0 {
+            addDamage("a compressed cluster has the COPIED flag", at: place, count: weight)
+        }
+        guard !hasDataFile else {
+            addDamage("an image with a data file has a compressed cluster", at: place, count: weight)
+            return
+        }
+        guard second == 0 else {
+            addDamage("a compressed cluster has subclusters", at: place, count: weight)
+            return
+        }
+        let offsetBits = 62 - (header.clusterBits - 8)
+        let offset = entry & (1 << offsetBits - 1)
+        let sectors = (entry & ~Self.copied) >> offsetBits & (1 << (header.clusterBits - 8) - 1) + 1
+        try mark(offset, bytes: sectors * 512 - (offset & 511), weight: weight, as: .data, from: place)
+    }
+
+    // MARK: - Snapshots
+
+    /// The L1 tables of all snapshots. Counts the snapshot table itself.
+    private func snapshotTables() throws(ImageError) -> [(offset: UInt64, bytes: UInt64)] {
+        guard header.snapshotCount > 0 else { return [] }
+        if hasDataFile { addDamage("an image with a data file has snapshots", at: 60) }
+        var tables: [(offset: UInt64, bytes: UInt64)] = []
+        var position = header.snapshotsOffset
+        for index in 0..<header.snapshotCount {
+            guard storage.holds(HostOffset(position), count: 40), position - header.snapshotsOffset <= 64 << 20 else {
+                addDamage("the snapshot table ends after \(index) of \(header.snapshotCount) snapshots", at: position)
+                break
+            }
+            let fixed = try storage.bytes(at: HostOffset(position), count: 40)
+            let span = fixed.span.bytes
+            let extra = UInt64(span.big(UInt32.self, at: 36))
+            let offset: UInt64 = span.big(at: 0)
+            let bytes = UInt64(span.big(UInt32.self, at: 8)) * 8
+            if header.version >= 3, extra < 16 {
+                report.add(.corruption, "a snapshot does not record the size of its disk", at: position)
+            }
+            if bytes > 32 << 20 || !QCOW2.Header.isPlace(offset, bytes: bytes, alignedTo: clusterSize) {
+                addDamage("a snapshot's L1 table is at an impossible place", at: position)
+            } else if offset + bytes > fileSize, offset + bytes - fileSize >= clusterSize {
+                addDamage("a snapshot's L1 table lies past the end of the file", at: position)
+            } else {
+                tables.append((offset, bytes))
+            }
+            let names = UInt64(span.big(UInt16.self, at: 12)) + UInt64(span.big(UInt16.self, at: 14))
+            position += (40 + extra + names + 7) & ~7
+        }
+        try mark(
+            header.snapshotsOffset, bytes: min(position, fileSize) - min(header.snapshotsOffset, fileSize),
+            as: .exclusive, from: 64)
+        return tables
+    }
+
+    // MARK: - Bitmaps
+
+    /// Directory, tables and clusters of the persistent bitmaps. Without the autoclear bit they are worthless, and their
+    /// clusters are leaks, as QEMU has it.
+    private func countBitmaps() throws(ImageError) {
+        guard extensions.bitmapCount > 0, let directory = extensions.bitmapDirectory else { return }
+        guard try mark(directory.offset, bytes: directory.bytes, as: .exclusive, from: nil) else { return }
+        var tables = QCOW2.TableSweep()
+        var clusters = QCOW2.TableSweep()
+        var position = directory.offset
+        let end = directory.offset + directory.bytes
+        for index in 0..<extensions.bitmapCount {
+            guard position <= end, end - position >= 24, storage.holds(HostOffset(position), count: 24) else {
+                addDamage("the bitmap directory ends after \(index) bitmaps", at: position)
+                break
+            }
+            let fixed = try storage.bytes(at: HostOffset(position), count: 24)
+            let span = fixed.span.bytes
+            let offset: UInt64 = span.big(at: 0)
+            let bytes = UInt64(span.big(UInt32.self, at: 8)) * 8
+            if QCOW2.Header.isPlace(offset, bytes: bytes, alignedTo: clusterSize), offset + bytes <= fileSize {
+                tables.add(offset, bytes: bytes)
+                clusters.add(offset, bytes: bytes.roundedUp(toPowerOfTwo: clusterSize) ?? bytes)
+            } else {
+                addDamage("a bitmap's table is at an impossible place", at: position)
+            }
+            let rest = UInt64(span.big(UInt16.self, at: 18)) + UInt64(span.big(UInt32.self, at: 20))
+            position += (24 + rest + 7) & ~7
+        }
+        for stretch in clusters.stretches() {
+            try mark(stretch.offset, bytes: stretch.bytes, weight: stretch.weight, as: .exclusive, from: nil)
+        }
+        for stretch in tables.stretches() {
+            try forEachEntry(at: stretch.offset, bytes: stretch.bytes) { (place, entry, _) throws(ImageError) in
+                try countBitmapEntry(entry, at: place, weight: stretch.weight)
+            }
+        }
+    }
+
+    private func countBitmapEntry(_ entry: UInt64, at place: UInt64, weight: UInt64) throws(ImageError) {
+        let offset = entry & Tables.offsetMask
+        // Bit 0 says that all bits are set, where there is no cluster.
+        guard entry & 0xFF00_0000_0000_01FE == 0, offset == 0 || entry & 1 == 0, offset & (clusterSize - 1) == 0 else {
+            addDamage("an entry of a bitmap's table is impossible", at: place, count: weight)
+            return
+        }
+        if offset != 0 { try mark(offset, bytes: clusterSize, weight: weight, as: .exclusive, from: place) }
+    }
+}
