@@ -69,21 +69,22 @@ struct VHDXCheck {
     /// is left to the opening.
     private mutating func checkHeaders() throws(ImageError) {
         var copies: [[UInt8]] = []
-        for place in VHDXHeader.places {
-            guard storage.holds(HostOffset(place), count: UInt64(VHDXHeader.bytes)) else { return }
-            copies.append(try storage.bytes(at: HostOffset(place), count: VHDXHeader.bytes))
+        for slot in [1, 2] {
+            let place = HostOffset(VHDXHeader.place(slot))
+            guard storage.holds(place, count: UInt64(VHDXHeader.byteCount)) else { return }
+            copies.append(try storage.bytes(at: place, count: VHDXHeader.byteCount))
         }
         let valid = copies.indices.filter { VHDXHeader.isValid(copies[$0]) }
-        if valid.count == 1 { damage.header = 1 - valid[0] }
+        if valid.count == 1 { damage.header = 2 - valid[0] }
         for index in valid where copies[index][80...].contains(where: { $0 != 0 }) {
-            report.add(.note, "header \(index + 1) has reserved bytes set", at: VHDXHeader.places[index])
+            report.add(.note, "header \(index + 1) has reserved bytes set", at: VHDXHeader.place(index + 1))
         }
         guard valid.count == 2 else { return }
         // Beyond its checksum and its number the older copy is the newer one's twin where a writer made both current.
         if copies[0][16...] != copies[1][16...] {
             let older = Self.sequence(of: copies[0]) < Self.sequence(of: copies[1]) ? 0 : 1
             report.add(
-                .note, "header \(older + 1) is an older one; the other is in force", at: VHDXHeader.places[older])
+                .note, "header \(older + 1) is an older one; the other is in force", at: VHDXHeader.place(older + 1))
         }
     }
 

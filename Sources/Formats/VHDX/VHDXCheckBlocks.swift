@@ -30,6 +30,8 @@ struct VHDXCheckBlocks {
     private var ownedBlocks: UInt64 = 0
     /// The first unit that a block or a sector bitmap owns.
     private var firstOwned: UInt64 = .max
+    /// Where sector bitmaps would be that nobody reads: at most one for each chunk.
+    private var unusedBitmaps: [UInt64] = []
 
     private var absentWithOffset = Oddity("blocks that are not present have a place in the file, which is ignored")
     private var zeroWithOffset = Oddity("zero blocks have a place in the file, for which Hyper-V rejects the image")
@@ -57,6 +59,8 @@ struct VHDXCheckBlocks {
     /// Checks every entry and then what no entry owns. Throws `.io`.
     mutating func run(_ report: inout CheckReport) throws(ImageError) {
         try scan(&report)
+        // Whoever made these may count on their space; where it is another's as well, that is the other's.
+        for offset in unusedBitmaps where offset < fileSize { _ = units.take(offset, VHDXTable.bitmapBytes) }
         for oddity in [absentWithOffset, zeroWithOffset, notAllocated, beyond, unusedBitmap, shortTail]
         where oddity.count > 0 {
             report.add(.note, "\(oddity.what) (\(oddity.count))", at: oddity.first)
@@ -214,12 +218,16 @@ struct VHDXCheckBlocks {
     /// A sector bitmap's entry ([MS-VHDX] 2.5.1.2): where there is no parent nobody reads it, but its space is taken.
     private mutating func checkBitmap(_ entry: VHDXEntry, at place: UInt64, _ report: inout CheckReport) {
         guard entry.word != 0 else { return }
-        if !table.hasParent { unusedBitmap.add(at: place) }
+        guard table.hasParent else {
+            unusedBitmap.add(at: place)
+            unusedBitmaps.append(entry.offset)
+            return
+        }
         if entry.isBitmapPresent {
             checkSpace(entry.offset, VHDXTable.bitmapBytes, needed: VHDXTable.bitmapBytes, at: place, &report)
         } else if entry.word & 0xFFFFF == 0 {
             absentWithOffset.add(at: place)
-        } else if table.hasParent {
+        } else {
             report.add(.corruption, "a sector bitmap's entry has a reserved state or reserved bits set", at: place)
         }
     }

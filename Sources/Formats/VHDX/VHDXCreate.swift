@@ -56,11 +56,11 @@ private struct VHDXCreate {
         let regions = VHDXEncode.regionTable(table: table, metadata: metadataRegion)
         for place in VHDXRegions.places { try storage.write(at: HostOffset(place), regions) }
         let identifiers = (file: VHDXEncode.randomGUID(), data: VHDXEncode.randomGUID())
-        for (index, place) in VHDXHeader.places.enumerated() {
+        for slot in [1, 2] {
             let header = VHDXEncode.header(
-                sequence: UInt64(index + 1), fileWriteGUID: identifiers.file, dataWriteGUID: identifiers.data,
+                sequence: UInt64(slot), fileWriteGUID: identifiers.file, dataWriteGUID: identifiers.data,
                 logOffset: log.offset, logLength: UInt32(log.length))
-            try storage.write(at: HostOffset(place), header)
+            try storage.write(at: HostOffset(VHDXHeader.place(slot)), header)
         }
         try storage.flush()
         try storage.write(at: HostOffset(0), Self.fileIdentifier())

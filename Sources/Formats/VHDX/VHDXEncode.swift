@@ -38,7 +38,7 @@ enum VHDXEncode {
     static func header(
         sequence: UInt64, fileWriteGUID: GUID, dataWriteGUID: GUID, logOffset: UInt64, logLength: UInt32
     ) -> [UInt8] {
-        var bytes = [UInt8](repeating: 0, count: VHDXHeader.bytes)
+        var bytes = [UInt8](repeating: 0, count: VHDXHeader.byteCount)
         put("head", into: &bytes, at: 0)
         put(sequence, into: &bytes, at: 8)
         put(fileWriteGUID, into: &bytes, at: 16)

@@ -21,14 +21,15 @@ struct VHDXHeader {
     private(set) var isAlone = false
 
     /// The size of a copy in bytes.
-    static let bytes = 4096
-    /// Where the two copies are, in bytes.
-    static let places: [UInt64] = [64 << 10, 128 << 10]
+    static let byteCount = 4096
     /// Longer logs are refused, in bytes.
     static let maximumLogBytes: UInt64 = 1 << 30
 
     /// Whether the log may hold changes that are not applied yet.
     var hasLog: Bool { logGUID != .zero }
+
+    /// Where the copy in slot 1 or 2 lies, in bytes.
+    static func place(_ slot: Int) -> UInt64 { UInt64(slot) * 64 << 10 }
 
     /// Chooses between the two copies: the only valid one, or the one with the larger sequence number. Two valid copies
     /// with one number are accepted when they are the same bytes, as Disk2vhd writes them.
@@ -38,8 +39,8 @@ struct VHDXHeader {
         guard storage.size >= 320 << 10 else {
             throw ImageError(.malformed, "the file ends within its header section; it is truncated")
         }
-        let first = try storage.bytes(at: HostOffset(64 << 10), count: bytes)
-        let second = try storage.bytes(at: HostOffset(128 << 10), count: bytes)
+        let first = try storage.bytes(at: HostOffset(place(1)), count: byteCount)
+        let second = try storage.bytes(at: HostOffset(place(2)), count: byteCount)
         switch (isValid(first), isValid(second)) {
         case (false, false):
             throw ImageError(.malformed, "both headers are damaged (signature or checksum)")

@@ -3,7 +3,7 @@ internal import Storage
 
 /// What of an image's damage can be repaired without a doubt, and how.
 struct VHDXDamage {
-    /// The copy of the header that is damaged (0 or 1).
+    /// The slot of the header whose copy is damaged (1 or 2).
     var header: Int?
     /// How many changes the log holds that were not applied; nil where it is not in use.
     var logChanges: Int?
@@ -21,9 +21,7 @@ struct VHDXDamage {
         guard !isEmpty else { return }
         // Before anything else in the file changes, the header has to say that somebody writes; and twice, which writes
         // the damaged copy first.
-        var update = try VHDXHeaderUpdate(storage, header)
-        try update.set([(.fileWriteGUID, VHDXEncode.randomGUID())])
-        try update.level()
+        try Self.renewHeaders(storage, header)
         if let (good, copy, _) = regionTable {
             // Only the copy is written that no reader uses, so that this needs no log: whatever a power loss leaves of it,
             // the other one counts.
@@ -32,6 +30,23 @@ struct VHDXDamage {
         }
         if let trimmedSize {
             try storage.resize(to: trimmedSize)
+            try storage.flush()
+        }
+    }
+}
+
+extension VHDXDamage {
+    /// Updates the header twice, with a new FileWriteGuid: first the copy that is not in force, durable before the other.
+    private static func renewHeaders(_ storage: any Storage, _ header: VHDXHeader) throws(ImageError) {
+        var bytes = try storage.bytes(at: HostOffset(VHDXHeader.place(header.slot)), count: VHDXHeader.byteCount)
+        VHDXEncode.put(VHDXEncode.randomGUID(), into: &bytes, at: 16)
+        for (slot, step) in [(3 - header.slot, 1), (header.slot, 2)] as [(Int, UInt64)] {
+            guard let sequence = header.sequence.checkedAdding(step) else {
+                throw ImageError(.unsupported, "the header's sequence number cannot grow any further")
+            }
+            VHDXEncode.put(sequence, into: &bytes, at: 8)
+            VHDXEncode.seal(&bytes)
+            try storage.write(at: HostOffset(VHDXHeader.place(slot)), bytes)
             try storage.flush()
         }
     }
@@ -58,7 +73,7 @@ extension VHDXCheck {
         let mayTrim = report.corruptions == 0
         if let header = damage.header {
             report.add(
-                .corruption, "header \(header + 1) is damaged (signature or checksum)", at: VHDXHeader.places[header],
+                .corruption, "header \(header) is damaged (signature or checksum)", at: VHDXHeader.place(header),
                 isRepaired: isRepaired)
         }
         if let (_, copy, what) = damage.regionTable {
