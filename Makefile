@@ -17,6 +17,9 @@ SECONDS ?= 60
 ROUNDS  ?= 3
 # The size of the disks that `make bench` makes.
 BENCH_MIB ?= 1024
+# What it measures: the names of peers.sh. The second list is measured on a mount that writes.
+BENCH_READS  ?= seqcold,seqhot,seqdirect,rr1,rr16,rr4j,loopseq,looprr1,looprr16
+BENCH_WRITES ?= seqw,seqwsync,rw1,rw16,alloc,loopw
 SHARED  ?= $(or $(PLATTER_SHARED),$(CURDIR)/../shared)
 
 SWIFT_FLAGS = --explicit-target-dependency-import-check error
@@ -124,9 +127,12 @@ bench: test-deps build
 	  qemu-img convert -q -f raw -O $$format $$options $$work/disk.raw $$work/disk.$$format || exit 1; done && \
 	rm $$work/disk.raw && \
 	for format in vhdx vpc qcow2; do \
-	  "$(SHARED)/bench/peers.sh" -r $(ROUNDS) -w $$work/$$format \
-	    -W seqcold,seqhot,seqdirect,rr1,rr16,rr4j,loopseq,looprr1,looprr16 \
-	    -n platter '$(CURDIR)/$(PLATTER) mount -f {img} {mp}' image.$$format.raw $$work/disk.$$format $$format || exit 1; \
+	  "$(SHARED)/bench/peers.sh" -r $(ROUNDS) -w $$work/$$format -W $(BENCH_READS) \
+	    -n platter '$(CURDIR)/$(PLATTER) mount -f -o name=disk.raw {img} {mp}' disk.raw \
+	    $$work/disk.$$format $$format || exit 1; \
+	  "$(SHARED)/bench/peers.sh" -r $(ROUNDS) -w $$work/$$format -W $(BENCH_WRITES) \
+	    -n platter '$(CURDIR)/$(PLATTER) mount -f -w -o name=disk.raw {img} {mp}' disk.raw \
+	    $$work/disk.$$format $$format || exit 1; \
 	done
 
 # --- Installing -------------------------------------------------------------------------------------------------

@@ -65,6 +65,7 @@ package struct NewImage: Sendable {
             makeFile: { (name) throws(ImageError) in try files.begin(named: name) })
         do throws(ImageError) { try format.create(request) } catch { throw error.named(path) }
         try files.keep()
+        withExtendedLifetime(below) {}
         return size
     }
 

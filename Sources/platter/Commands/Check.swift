@@ -96,7 +96,9 @@ struct ImageCheck {
             }
             return checked
         } catch {
-            throw Failure(error.kind == .unsupported ? .unsupported : .unchecked, error, path: path)
+            // A directory is unsupported too, and no kind of image.
+            let isKind = error.kind == .unsupported && error.errno == ImageError.Kind.unsupported.defaultErrno
+            throw Failure(isKind ? .unsupported : .unchecked, error, path: path)
         }
     }
 
