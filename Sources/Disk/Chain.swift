@@ -41,11 +41,14 @@ final class OpenFiles: Sendable {
     let decoded: DecodeCache
     /// Where failures are reported, for all views.
     let reporter: FailureReporter
+    /// What writes into the topmost image; nil where that is only read.
+    let writer: Writer?
 
-    init(_ table: [any Storage], decoded: DecodeCache, reporter: FailureReporter) {
+    init(_ table: [any Storage], decoded: DecodeCache, reporter: FailureReporter, writer: Writer? = nil) {
         self.table = table
         self.decoded = decoded
         self.reporter = reporter
+        self.writer = writer
     }
 
     deinit {

@@ -34,29 +34,57 @@ struct ChainOpener {
 
     /// Opens everything. Throws what `Disk.open` throws.
     mutating func open() throws(ImageError) -> Disk {
-        let image = try FileStorage(path: path)
-        try lock(image)
-        let opened: [FileStorage]
-        let driver: any FormatDriver
-        do throws(ImageError) {
-            let format = try Self.format(of: image, named: options.format)
-            (driver, opened) = try self.driver(of: image, format, trusted: true)
-        } catch { throw error.named(path) }
-        try add(driver, path: path, opened: opened)
+        if let overlay = options.overlay {
+            try addTop(overlay, named: options.overlayFormat)
+            guard let reference = layers[0].parent else {
+                throw ImageError(
+                    .unsupported, "the overlay is a disk of its own, without a backing file", file: overlay)
+            }
+            try addSource(reference, of: layers[0])
+        } else {
+            try addTop(path, named: options.format)
+        }
         while let last = layers.last, let parent = last.parent {
             guard layers.count < Self.deepest else {
                 throw ImageError(.unsupported, "more than 64 images lie on top of each other", file: path)
             }
             try addParent(parent, of: last)
         }
-        return disk()
+        return Disk.assemble(layers, table, name: path, options: options)
     }
 
-    private func disk() -> Disk {
-        let open = OpenFiles(
-            table, decoded: DecodeCache(limitBytes: options.decodeCacheBytes), reporter: FailureReporter(options.log))
-        return Disk(
-            name: path, layers: layers, window: ByteRange(0, to: layers[0].shape.virtualSize), open: open)
+    /// Opens the topmost image, for writing where the options say so.
+    private mutating func addTop(_ path: String, named format: String?) throws(ImageError) {
+        let image = try FileStorage(path: path, isWritable: options.writesTop)
+        try lock(image, forWriting: options.writesTop)
+        let opened: [FileStorage]
+        let driver: any FormatDriver
+        do throws(ImageError) {
+            let format = try Self.format(of: image, named: format)
+            (driver, opened) = try self.driver(of: image, format, trusted: true, isWritable: options.writesTop)
+        } catch { throw error.named(path) }
+        try add(driver, path: path, opened: opened, isWritable: options.writesTop)
+    }
+
+    /// Opens the image that the user named as what lies below the overlay, whatever that records: in the format that the
+    /// user named or that it shows, with its companions, since it is the user's word and no image's.
+    private mutating func addSource(_ reference: ParentReference, of overlay: Layer) throws(ImageError) {
+        let file = try FileStorage(path: path)
+        do throws(ImageError) {
+            guard !isKnown(file) else {
+                throw ImageError(.corrupt, "the image and its overlay are the same file")
+            }
+            try lock(file)
+            let format = try Self.format(of: file, named: options.format)
+            let (driver, opened) = try driver(of: file, format, trusted: true)
+            if !reference.identities.isEmpty { try reference.verify(driver.shape, of: overlay.shape) }
+            guard driver.shape.virtualSize == overlay.shape.virtualSize else {
+                throw ImageError(
+                    .corrupt, "the overlay was made for a disk of another size",
+                    detail: "\(overlay.shape.virtualSize) and \(driver.shape.virtualSize) bytes")
+            }
+            try add(driver, path: path, opened: opened)
+        } catch { throw error.named(path) }
     }
 
     // MARK: - One image
@@ -64,22 +92,25 @@ struct ChainOpener {
     /// Opens a file as an image of `format`. Companions of an image that is not `trusted` are refused: its format was
     /// guessed, and a guess must not open further files.
     private func driver(
-        of file: FileStorage, _ format: any ImageFormat.Type, trusted: Bool
+        of file: FileStorage, _ format: any ImageFormat.Type, trusted: Bool, isWritable: Bool = false
     ) throws(ImageError) -> (any FormatDriver, [FileStorage]) {
-        let companions = Companions(gate: gate, image: file, trusted: trusted)
-        let request = OpenRequest(storage: file, companions: companions, options: options.formatOptions)
+        let companions = Companions(gate: gate, image: file, trusted: trusted, isWritable: isWritable)
+        let request = OpenRequest(
+            storage: file, companions: companions, options: options.formatOptions, isWritable: isWritable)
         let driver = try format.open(request)
         return (driver, companions.opened)
     }
 
     /// Takes a driver and its files into the chain: no file may be there twice, and every one but the image itself is
     /// locked here.
-    private mutating func add(_ driver: any FormatDriver, path: String, opened: [FileStorage]) throws(ImageError) {
+    private mutating func add(
+        _ driver: any FormatDriver, path: String, opened: [FileStorage], isWritable: Bool = false
+    ) throws(ImageError) {
         for file in opened {
             guard !isKnown(file) else {
                 throw ImageError(.corrupt, "the image names a file that its chain already holds", file: path)
             }
-            try lock(file)
+            try lock(file, forWriting: isWritable)
         }
         let files = driver.files
         guard let first = UInt16(exactly: table.count), table.count + files.count <= Int(UInt16.max) else {
@@ -94,11 +125,11 @@ struct ChainOpener {
         return table.contains { $0.identity?.device == identity.device && $0.identity?.inode == identity.inode }
     }
 
-    /// Takes the locks of a reader, and brings the size up to date. Throws `.busy` and `.io`.
-    mutating func lock(_ file: FileStorage) throws(ImageError) {
+    /// Takes the locks of a reader or a writer, and brings the size up to date. Throws `.busy` and `.io`.
+    mutating func lock(_ file: FileStorage, forWriting: Bool = false) throws(ImageError) {
         guard options.lock else { return }
         do throws(ImageError) {
-            let isLocked = try FileLock.lockForReading(file)
+            let isLocked = try forWriting ? FileLock.lockForWriting(file) : FileLock.lockForReading(file)
             // Whoever held the image until now may have changed its size after we opened it.
             try file.refresh()
             if isLocked || warned { return }
@@ -112,7 +143,8 @@ struct ChainOpener {
     /// Finds, opens and verifies the parent of `child`, and adds it. The first file that exists and is the one meant
     /// wins; otherwise the worst failure is thrown.
     private mutating func addParent(_ reference: ParentReference, of child: Layer) throws(ImageError) {
-        if layers.count == 1, let override = options.parentOverride {
+        // Below an overlay the word of the user is about the image's parent.
+        if layers.count == (options.overlay == nil ? 1 : 2), let override = options.parentOverride {
             return try addOverride(override, reference, of: child)
         }
         var tried: [String] = []

@@ -24,7 +24,7 @@ extension Disk {
         do throws(ImageError) {
             let isLocked = try lock(image, options, repairs)
             let format = try ChainOpener.format(of: image, named: options.format)
-            let companions = Companions(gate: gate, image: image, trusted: true)
+            let companions = Companions(gate: gate, image: image, trusted: true, isWritable: repairs)
             defer { for file in companions.opened { file.close() } }
             let request = OpenRequest(
                 storage: image, companions: companions, options: options.formatOptions, isWritable: repairs)

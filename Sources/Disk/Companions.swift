@@ -7,12 +7,14 @@ final class Companions: CompanionOpener {
     private let gate: OpenGate
     private let image: FileStorage
     private let trusted: Bool
+    private let isWritable: Bool
     private let files = Mutex<[FileStorage]>([])
 
-    init(gate: OpenGate, image: FileStorage, trusted: Bool) {
+    init(gate: OpenGate, image: FileStorage, trusted: Bool, isWritable: Bool) {
         self.gate = gate
         self.image = image
         self.trusted = trusted
+        self.isWritable = isWritable
     }
 
     /// The files that the image named and that were opened.
@@ -24,7 +26,7 @@ final class Companions: CompanionOpener {
         var worst: OpenGate.Refusal?
         for candidate in try gate.candidates(path, namedBy: image.name) {
             do throws(OpenGate.Refusal) {
-                let file = try gate.open(candidate)
+                let file = try gate.open(candidate, isWritable: isWritable)
                 guard file.identity != image.identity else {
                     throw OpenGate.Refusal(
                         reason: .unusable,

@@ -97,6 +97,28 @@ final class DecodeCache: Sendable {
         }
     }
 
+    /// Drops the units that lie in `length` bytes from `start` on of a file: the place may hold something else from now on.
+    /// Looks at every unit that is kept.
+    func drop(file: UInt16, from start: HostOffset, length: UInt64) {
+        let end = start.advanced(by: length) ?? HostOffset(.max)
+        for locked in shards {
+            locked.state.withLock { shard in
+                let stale = shard.units.keys.filter { unit in
+                    let unitEnd = unit.offset.advanced(by: UInt64(unit.length)) ?? HostOffset(.max)
+                    return unit.file == file && unit.offset < end && start < unitEnd
+                }
+                guard !stale.isEmpty else { return }
+                for unit in stale {
+                    if let dropped = shard.units.removeValue(forKey: unit) { shard.bytes -= dropped.unit.bytes.count }
+                }
+                // A unit that comes again is considered once.
+                let pending = shard.queue[shard.next...].filter { shard.units[$0] != nil }
+                shard.queue = Array(pending)
+                shard.next = 0
+            }
+        }
+    }
+
     private func shard(of unit: StoredUnit) -> Locked {
         let mixed = (unit.offset.rawValue ^ UInt64(unit.file) << 48) &* 0x9E37_79B9_7F4A_7C15
         return shards[Int(mixed >> 40) % shards.count]

@@ -20,8 +20,8 @@ final class FailureReporter: Sendable {
 
     init(_ log: Logger) { self.log = log }
 
-    /// One line for `error` on the disk `name`, `position` bytes from its start, unless there were many.
-    func report(_ error: ImageError, on name: String, at position: UInt64) {
+    /// One line for `error` of `action` on the disk `name`, `position` bytes from its start, unless there were many.
+    func report(_ error: ImageError, of action: StaticString = "read", on name: String, at position: UInt64) {
         let left: Int? = state.withLock { state in
             let now = ContinuousClock.now
             guard state.reported < Self.plenty || now - state.last >= Self.interval else {
@@ -35,15 +35,15 @@ final class FailureReporter: Sendable {
         }
         guard let left else { return }
         let more = left > 0 ? " (and \(left) failures before it that were not reported)" : ""
-        log.error("\(name): cannot read at byte \(position) of the disk: \(error)\(more)")
+        log.error("\(name): \(action) failed at byte \(position) of the disk: \(error)\(more)")
     }
 }
 
 extension Disk {
-    /// Reports a failure of a read `position` bytes into this view, and gives it back to be thrown.
-    func report(_ error: ImageError, at position: UInt64) -> ImageError {
+    /// Reports a failure `position` bytes into this view, and gives it back to be thrown.
+    func report(_ error: ImageError, of action: StaticString = "read", at position: UInt64) -> ImageError {
         let named = error.named(layers.first?.path ?? name)
-        open.reporter.report(named, on: name, at: position)
+        open.reporter.report(named, of: action, on: name, at: position)
         return named
     }
 }

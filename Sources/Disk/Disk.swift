@@ -23,14 +23,21 @@ package final class Disk: Sendable {
     let top: Level
     /// Where this view begins on the disk that the layers show.
     let base: UInt64
+    /// What writes; nil where this view is only read.
+    let writer: Writer?
+    /// What keeps a transfer's space from being given out; nil where nobody writes the files.
+    let leases: Leases?
 
-    /// A view of `layers`, which are not empty, the topmost first.
-    init(name: String, layers: [Layer], window: ByteRange, open: OpenFiles) {
+    /// A view of `layers`, which are not empty, the topmost first; one that may be written where `isWritable` and the
+    /// image is open for it.
+    init(name: String, layers: [Layer], window: ByteRange, open: OpenFiles, isWritable: Bool = true) {
         self.name = name
         top = Level(layers[...])
         self.layers = layers
         self.open = open
         decoded = open.decoded
+        writer = isWritable ? open.writer : nil
+        leases = open.writer?.leases
         base = window.lower
         size = window.length
     }
@@ -48,7 +55,7 @@ package final class Disk: Sendable {
     package func part(_ range: ByteRange, name: String) -> Disk? {
         guard range.upper <= size else { return nil }
         let window = ByteRange(base + range.lower, to: base + range.upper)
-        return Disk(name: name, layers: layers, window: window, open: open)
+        return Disk(name: name, layers: layers, window: window, open: open, isWritable: isWritable)
     }
 
     /// The disk as layer `index` of `layers` and everything below it show it. An index past the base means the base.
@@ -56,7 +63,8 @@ package final class Disk: Sendable {
         let first = max(0, min(index, layers.count - 1))
         let below = Array(layers[first...])
         return Disk(
-            name: below[0].path, layers: below, window: ByteRange(0, to: below[0].shape.virtualSize), open: open)
+            name: below[0].path, layers: below, window: ByteRange(0, to: below[0].shape.virtualSize), open: open,
+            isWritable: false)
     }
 
     /// The internal snapshots of the topmost image, in its order, each with the way to open it.
@@ -78,7 +86,7 @@ package final class Disk: Sendable {
         let info = top.driver.snapshots[index]
         return Disk(
             name: "\(top.path), snapshot \(info.id)", layers: shown,
-            window: ByteRange(0, to: driver.shape.virtualSize), open: open)
+            window: ByteRange(0, to: driver.shape.virtualSize), open: open, isWritable: false)
     }
 
     /// The state of every file of the image and of what lies below it, to notice changes behind our back. Two equal

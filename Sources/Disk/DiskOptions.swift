@@ -13,6 +13,13 @@ package struct DiskOptions: Sendable {
     package var allowedParents: [String]
     /// Takes the place of the parent that the image itself names: a path that the user typed, or nil.
     package var parentOverride: String?
+    /// Whether the image is opened for writing.
+    package var isWritable: Bool
+    /// A file that takes all writes, so that the image stays as it is: an image of `overlayFormat`, made before, whose
+    /// parent is the image that is opened; nil where there is none.
+    package var overlay: String?
+    /// The format of `overlay`.
+    package var overlayFormat: String
     /// Whether QEMU's byte locks are taken on every file of the chain.
     package var lock: Bool
     /// Where failures of reads and remarks about locks go.
@@ -23,7 +30,8 @@ package struct DiskOptions: Sendable {
     /// Makes options; the defaults are those of the command line.
     package init(
         format: String? = nil, backingFormat: String? = nil, formatOptions: FormatOptions = FormatOptions(),
-        allowedParents: [String] = [], parentOverride: String? = nil, lock: Bool = true,
+        allowedParents: [String] = [], parentOverride: String? = nil, isWritable: Bool = false,
+        overlay: String? = nil, overlayFormat: String = "qcow2", lock: Bool = true,
         log: Logger = Logger(label: "platter"), decodeCacheBytes: Int = 16 << 20
     ) {
         self.format = format
@@ -31,8 +39,14 @@ package struct DiskOptions: Sendable {
         self.formatOptions = formatOptions
         self.allowedParents = allowedParents
         self.parentOverride = parentOverride
+        self.isWritable = isWritable
+        self.overlay = overlay
+        self.overlayFormat = overlayFormat
         self.lock = lock
         self.log = log
         self.decodeCacheBytes = decodeCacheBytes
     }
+
+    /// Whether the topmost file is written: the overlay where there is one, otherwise the image.
+    var writesTop: Bool { isWritable || overlay != nil }
 }

@@ -17,7 +17,8 @@ extension Disk {
     private static let smallestFeed: UInt64 = 8192
     private static let pageBytes: UInt64 = 4096
 
-    /// Moves the bytes of `range` into an empty pipe of `capacityPages` free pages, without copying them.
+    /// Moves the bytes of `range` into an empty pipe of `capacityPages` free pages, without copying them. On a disk that is
+    /// written the pipe's pages are only good while the caller holds what `beginTransfer` gave it before.
     ///
     /// `.unsuitable` is decided before anything is moved: a small range, compressed runs, more runs or pages than fit,
     /// or a file that cannot be spliced. After that only the full count is `.done`; where a later file cannot be spliced,
@@ -28,6 +29,8 @@ extension Disk {
             throw ImageError(.outOfRange, "a read outside the disk", at: range.lower, file: name)
         }
         guard range.length >= Self.smallestFeed else { return .unsuitable }
+        let lease = leases?.begin()
+        defer { if let lease { leases?.end(lease) } }
         var done: UInt64 = 0
         do throws(ImageError) {
             var runs = RunList(for: ByteRange(base + range.lower, to: base + range.upper))

@@ -75,8 +75,9 @@ struct OpenGate: Sendable {
         return directories.map { PathText.join($0, name.text) }
     }
 
-    /// Opens the file at `path`, absolute and normalised, below the first directory that allows it.
-    func open(_ path: String) throws(Refusal) -> FileStorage {
+    /// Opens the file at `path`, absolute and normalised, below the first directory that allows it; for writing too where
+    /// `isWritable`.
+    func open(_ path: String, isWritable: Bool = false) throws(Refusal) -> FileStorage {
         var refusal = Refusal(
             reason: .outside,
             error: ImageError(
@@ -86,7 +87,7 @@ struct OpenGate: Sendable {
             for spelling in root.spellings {
                 guard let relative = PathText.relative(path, to: spelling) else { continue }
                 do throws(ImageError) {
-                    return try root.directory.openFile(beneath: relative)
+                    return try root.directory.openFile(beneath: relative, isWritable: isWritable)
                 } catch {
                     refusal = Self.refusal(of: path, error)
                 }

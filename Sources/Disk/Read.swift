@@ -10,6 +10,9 @@ extension Disk {
         guard range.upper <= size, range.length == UInt64(buffer.count) else {
             throw ImageError(.outOfRange, "a read outside the disk", at: range.lower, file: name)
         }
+        // A disk that nobody writes pays nothing for this.
+        let lease = leases?.begin()
+        defer { if let lease { leases?.end(lease) } }
         var done = 0
         do throws(ImageError) {
             while done < buffer.count {

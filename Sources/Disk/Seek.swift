@@ -41,6 +41,8 @@ extension Disk {
     /// the end of the disk. Ask again from the end of the last one. Throws `.io` and `.corrupt`.
     package func map(from position: UInt64) throws(ImageError) -> [MappedRun] {
         guard position < size else { return [] }
+        let lease = beginTransfer()
+        defer { endTransfer(lease) }
         var runs = RunList(for: ByteRange(base + position, to: base + size))
         try resolve(.allocation, into: &runs)
         var start = position
@@ -93,6 +95,8 @@ extension Disk {
                 if now >= deadline ?? now + Self.searchTime { return guess(start) }
                 if deadline == nil { deadline = now + Self.searchTime }
             }
+            let lease = beginTransfer()
+            defer { endTransfer(lease) }
             var runs = RunList(for: ByteRange(base + start, to: base + size))
             do throws(ImageError) {
                 try resolve(.allocation, into: &runs)

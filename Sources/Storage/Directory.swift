@@ -23,15 +23,16 @@ package final class Directory: Sendable {
     /// Opens the regular file `relative` for reading. No symbolic link and no `..` on the way can lead outside this
     /// directory: that throws `.denied` with EXDEV or ELOOP. Throws also `.missing`, `.denied`, `.unsupported` for what
     /// is no regular file, and `.io`.
-    package func openFile(beneath relative: String) throws(ImageError) -> FileStorage {
+    package func openFile(beneath relative: String, isWritable: Bool = false) throws(ImageError) -> FileStorage {
         let name = path == "/" ? "/" + relative : "\(path)/\(relative)"
         var attempts = 0
         while true {
             do throws(ImageError) {
                 let file = try syscall("cannot open the file") {
-                    clinux_open_beneath(descriptor, relative, O_RDONLY | O_NONBLOCK | O_NOCTTY)
+                    clinux_open_beneath(
+                        descriptor, relative, (isWritable ? O_RDWR : O_RDONLY) | O_NONBLOCK | O_NOCTTY)
                 }
-                return try FileStorage(owning: file, name: name, regularOnly: true)
+                return try FileStorage(owning: file, name: name, regularOnly: true, isWritable: isWritable)
             } catch {
                 // The kernel gives EAGAIN when something on the way was renamed meanwhile and it cannot be sure.
                 attempts += 1

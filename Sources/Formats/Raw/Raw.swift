@@ -14,6 +14,6 @@ package enum Raw: ImageFormat {
     ) throws(ImageError) -> UInt64 { storage.size }
 
     package static func open(_ request: OpenRequest) throws(ImageError) -> any FormatDriver {
-        RawDriver(request.storage)
+        RawDriver(request.storage, isWritable: request.isWritable)
     }
 }

@@ -8,10 +8,12 @@ final class RawDriver: FormatDriver {
     let parent: ParentReference? = nil
 
     /// The only one of `files`: an array retains what it hands out.
-    private let storage: any Storage
+    let storage: any Storage
+    let isWritable: Bool
 
-    init(_ storage: any Storage) {
+    init(_ storage: any Storage, isWritable: Bool) {
         self.storage = storage
+        self.isWritable = isWritable
         files = [storage]
         shape = DiskShape(virtualSize: storage.size, allocationUnit: 4096, formatName: Raw.name, subformat: "raw")
     }

@@ -1,0 +1,117 @@
+internal import Bytes
+internal import Formats
+internal import Logging
+internal import Storage
+internal import Synchronization
+
+/// Host space that nothing points to any more and that must not be given out yet.
+struct DroppedSpace {
+    /// Runs whose drop is durable, and the epoch in which it was.
+    struct Group {
+        var epoch: UInt64
+        var runs: [HostRun]
+    }
+
+    /// What was dropped since the last freeze.
+    var noted: [HostRun] = []
+    /// What waits for leases, the oldest first.
+    var waiting: [Group] = []
+}
+
+extension Writer {
+    /// Notes what a publish, a release or a cancel has dropped. Its drop is in the metadata already, so the batch that
+    /// takes this note before it freezes holds the drop.
+    func note(_ freed: [HostRun]) {
+        guard !freed.isEmpty else { return }
+        dropped.withLock { $0.noted += freed }
+    }
+
+    /// Takes the notes for a batch that is not frozen yet.
+    func takeNotes() -> [HostRun] {
+        dropped.withLock { dropped in
+            defer { dropped.noted = [] }
+            return dropped.noted
+        }
+    }
+
+    /// The drop of `runs` is durable: what is left is that leases end.
+    func quarantine(_ runs: [HostRun]) {
+        guard !runs.isEmpty else { return }
+        dropped.withLock { $0.waiting.append(DroppedSpace.Group(epoch: leases.now, runs: runs)) }
+    }
+
+    /// Gives back what no lease can reach any more; returns whether there was anything. Waits for nothing but another
+    /// thread that does the same.
+    @discardableResult
+    func reclaim() -> Bool {
+        guard dropped.withLock({ !$0.waiting.isEmpty }) else { return false }
+        return reclaiming.withLock { _ in
+            guard !isPoisoned.load(ordering: .sequentiallyConsistent) else { return false }
+            guard stage.load(ordering: .sequentiallyConsistent) != .finished else { return false }
+            let runs = dropped.withLock { dropped -> [HostRun] in
+                let ready = dropped.waiting.prefix { leases.isOver($0.epoch) }
+                dropped.waiting.removeFirst(ready.count)
+                return ready.flatMap(\.runs)
+            }
+            giveBack(runs)
+            return !runs.isEmpty
+        }
+    }
+
+    private func giveBack(_ runs: [HostRun]) {
+        var zeroed: [HostRun] = []
+        var stale: [HostRun] = []
+        for run in Self.joined(runs) {
+            // A decoded unit is known by its place, which may soon hold something else. Whoever read it from there held a
+            // lease until it was in the cache, and those have ended.
+            if driver.decoder != nil {
+                decoded.drop(file: run.file.rawValue, from: run.offset, length: run.length)
+            }
+            if punch(run) { zeroed.append(run) } else { stale.append(run) }
+        }
+        if !zeroed.isEmpty { driver.reclaim(zeroed, zeroed: true) }
+        if !stale.isEmpty { driver.reclaim(stale, zeroed: false) }
+    }
+
+    /// Whether the run has been punched. A host that fails at it leaves space that is used again as it is.
+    private func punch(_ run: HostRun) -> Bool {
+        let file = file(run.file)
+        guard file.holds(run.offset, count: run.length) else { return false }
+        do throws(ImageError) { return try file.punch(at: run.offset, count: run.length) } catch {
+            log.warning("\(name): cannot give back space: \(error)")
+            return false
+        }
+    }
+
+    /// The runs in ascending order, neighbours joined.
+    private static func joined(_ runs: [HostRun]) -> [HostRun] {
+        var result: [HostRun] = []
+        for run in runs.sorted(by: { ($0.file.rawValue, $0.offset) < ($1.file.rawValue, $1.offset) })
+        where run.length > 0 {
+            if let last = result.last, last.file == run.file,
+                last.offset.rawValue &+ last.length == run.offset.rawValue
+            {
+                result[result.count - 1].length += run.length
+            } else {
+                result.append(run)
+            }
+        }
+        return result
+    }
+
+    /// Commits and waits for leases so that dropped space can be given out; false where there is none. Called holding no
+    /// lease, no gate and no plan.
+    func recoverSpace() throws(ImageError) -> Bool {
+        var recovered = false
+        // A format may let a drop out one batch later.
+        for _ in 0..<2 where !recovered {
+            guard dropped.withLock({ !$0.noted.isEmpty || !$0.waiting.isEmpty }) else { break }
+            try commit()
+            if let epoch = dropped.withLock({ $0.waiting.last?.epoch }) { leases.wait(for: epoch) }
+            // Another thread may have given back what this one waited for.
+            _ = reclaim()
+            recovered = true
+        }
+        return recovered
+    }
+}
