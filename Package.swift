@@ -51,7 +51,7 @@ let package = Package(
 
         .target(
             name: "TestSupport",
-            dependencies: ["Bytes", "Storage", "Formats", "Disk", "CLinux", "CCrypto", systemPackage],
+            dependencies: ["Bytes", "Storage", "Formats", "Disk", "CLinux", "CCrypto", systemPackage, logging],
             path: "Tests/TestSupport", swiftSettings: settings),
         .executableTarget(
             name: "ReadBench", dependencies: ["Bytes", "Storage", "Disk", "TestSupport"], path: "Tests/Bench",

@@ -13,3 +13,10 @@ package func firstDifference(_ left: [UInt8], _ right: [UInt8]) -> Int? {
     if isSame { return left.count == right.count ? nil : count }
     return (0..<count).first { left[$0] != right[$0] }
 }
+
+/// Whether two buffers of one length hold the same.
+package func areEqual(_ left: UnsafeRawBufferPointer, _ right: UnsafeRawBufferPointer) -> Bool {
+    guard left.count == right.count else { return false }
+    guard let first = left.baseAddress, let second = right.baseAddress else { return true }
+    return memcmp(first, second, left.count) == 0
+}

@@ -1,0 +1,154 @@
+internal import Bytes
+
+/// What a disk may hold after a loss of power: for each sector every content that it was given, and when.
+///
+/// Time is the number of events of a `PowerCutMachine`. An operation that failed may have changed any of its sectors, and
+/// counts as uncertain; what is then read back is noted as a write of its own.
+package struct ModelDisk: Sendable {
+    /// A content that sectors were given by one operation.
+    fileprivate struct Operation: Sendable {
+        /// The sectors from `first` on, whole.
+        var first: Int
+        var bytes: [UInt8]
+        /// The event before which nothing of it had happened.
+        var began: Int
+        var isCertain: Bool
+    }
+
+    private struct Flush: Sendable {
+        /// How many operations were acknowledged before it began.
+        var operations: Int
+        /// The event after which it had returned.
+        var ended: Int
+    }
+
+    private static let sectorBytes = PowerCutMachine.sectorBytes
+
+    /// The size of the disk in bytes.
+    package let size: Int
+    /// What the disk reads as now.
+    package private(set) var latest: SparseBytes
+
+    private let initial: SparseBytes
+    private var operations: [Operation] = []
+    /// For each sector the operations that changed it, in order.
+    private var history: [Int: [Int]] = [:]
+    private var flushes: [Flush] = []
+
+    /// A disk that holds `content`, all of it durable.
+    package init(_ content: SparseBytes) {
+        size = content.size
+        latest = content
+        initial = content
+    }
+
+    /// Notes that `bytes` are being written at `offset`, by an operation that began at event `began`.
+    package mutating func write(_ bytes: [UInt8], at offset: Int, began: Int) {
+        bytes.withUnsafeBytes { latest.write(at: offset, $0) }
+        note(offset, bytes.count, began: began)
+    }
+
+    /// Notes that `count` bytes at `offset` are being zeroed.
+    package mutating func zero(at offset: Int, count: Int, began: Int) {
+        latest.zero(at: offset, count: count)
+        note(offset, count, began: began)
+    }
+
+    /// Notes that the last operation failed, and what the disk holds in its range since.
+    package mutating func fail(observed bytes: [UInt8], at offset: Int, began: Int) {
+        guard !operations.isEmpty else { return }
+        operations[operations.count - 1].isCertain = false
+        write(bytes, at: offset, began: began)
+    }
+
+    /// Notes a flush that succeeded: everything noted before is durable since event `ended`.
+    package mutating func flush(ended: Int) { flushes.append(Flush(operations: operations.count, ended: ended)) }
+
+    private mutating func note(_ offset: Int, _ count: Int, began: Int) {
+        guard count > 0 else { return }
+        let first = offset / Self.sectorBytes
+        let last = (offset + count - 1) / Self.sectorBytes
+        let bytes = latest.bytes(at: first * Self.sectorBytes, count: (last - first + 1) * Self.sectorBytes)
+        for sector in first...last { history[sector, default: []].append(operations.count) }
+        operations.append(Operation(first: first, bytes: bytes, began: began, isCertain: true))
+    }
+
+    /// Throws a `ContractViolation` for the first sector of `content`, read after a loss of power at event `time`, that
+    /// holds what it must not.
+    package func verify(_ content: [UInt8], at time: Int) throws {
+        try ContractViolation.check(content.count == size, "the disk has \(content.count) bytes, not \(size)")
+        let durable = flushes.last { $0.ended <= time }?.operations ?? 0
+        // Most of a disk holds what it held at the start, or holds now.
+        let step = 64 << 10
+        try content.withUnsafeBytes { bytes in
+            for start in stride(from: 0, to: size, by: step) {
+                let part = UnsafeRawBufferPointer(rebasing: bytes[start..<min(start + step, size)])
+                if hasHistory(from: start, count: part.count) {
+                    try verifySectors(part, from: start / Self.sectorBytes, durable: durable, at: time)
+                } else if !initial.matches(part, at: start) {
+                    throw ContractViolation("bytes that nobody wrote differ near \(start)")
+                }
+            }
+        }
+    }
+
+    private func hasHistory(from start: Int, count: Int) -> Bool {
+        let last = (start + count - 1) / Self.sectorBytes
+        return (start / Self.sectorBytes...last).contains { history[$0] != nil }
+    }
+
+    private func verifySectors(
+        _ part: UnsafeRawBufferPointer, from first: Int, durable: Int, at time: Int
+    ) throws {
+        var done = 0
+        while done < part.count {
+            let sector = first + done / Self.sectorBytes
+            let count = min(Self.sectorBytes, part.count - done)
+            let bytes = UnsafeRawBufferPointer(rebasing: part[done..<(done + count)])
+            if !isAllowed(bytes, in: sector, durable: durable, at: time) {
+                throw ContractViolation(describe(bytes, in: sector, durable: durable, at: time))
+            }
+            done += count
+        }
+    }
+
+    private func isAllowed(_ bytes: UnsafeRawBufferPointer, in sector: Int, durable: Int, at time: Int) -> Bool {
+        let versions = history[sector] ?? []
+        for index in versions.reversed() {
+            let operation = operations[index]
+            guard operation.began <= time else { continue }
+            if operation.matches(bytes, in: sector) { return true }
+            // Everything older was overwritten by this for good.
+            if index < durable, operation.isCertain { return false }
+        }
+        return initial.matches(bytes, at: sector * Self.sectorBytes)
+    }
+
+    private func describe(_ bytes: UnsafeRawBufferPointer, in sector: Int, durable: Int, at time: Int) -> String {
+        let versions = history[sector] ?? []
+        let matching = versions.filter { operations[$0].matches(bytes, in: sector) }
+        let isInitial = initial.matches(bytes, at: sector * Self.sectorBytes)
+        let isZero = bytes.allSatisfy { $0 == 0 }
+        return """
+            sector \(sector) holds \(matching.isEmpty ? "what it was never given" : "the content of operations \(matching)")\
+            \(isZero ? ", zeros" : "")\(isInitial ? ", its content from the start" : ""); it was changed by operations \
+            \(versions), of which those before \(durable) are durable at event \(time)
+            """
+    }
+}
+
+extension ModelDisk.Operation {
+    fileprivate func matches(_ content: UnsafeRawBufferPointer, in sector: Int) -> Bool {
+        let start = (sector - first) * PowerCutMachine.sectorBytes
+        return bytes.withUnsafeBytes {
+            areEqual(UnsafeRawBufferPointer(rebasing: $0[start..<(start + content.count)]), content)
+        }
+    }
+}
+
+extension SparseBytes {
+    /// Whether the bytes from `offset` on are these.
+    package func matches(_ content: UnsafeRawBufferPointer, at offset: Int) -> Bool {
+        bytes(at: offset, count: content.count).withUnsafeBytes { areEqual($0, content) }
+    }
+}
