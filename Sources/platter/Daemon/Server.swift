@@ -1,4 +1,5 @@
 internal import CLinux
+internal import Disk
 internal import Glibc
 internal import Logging
 internal import Mount
@@ -32,15 +33,17 @@ struct Server {
     }
 
     /// Mounts, serves, and returns when the mount has ended. `onReady` is called once it answers, with the paths of the
-    /// disks in it. Throws when there is no mount.
+    /// disks in it. Throws when there is no mount, and when what was written last could not be saved.
     func run(onReady: @escaping ([String]) -> Void) throws(Failure) {
         // Every image in use takes a descriptor for each of its files.
         _ = clinux_raise_descriptor_limit()
         var options = try plan.options(settings, log: log)
         options.writablePaths = [RuntimeDirectory.prepared(), settings.pidFile.map(Self.directory)].compactMap { $0 }
         let notes = Notes(pidFile: settings.pidFile.map(HostPath.absolute))
-        defer { notes.remove(failure: nil) }
+        var failure: String?
+        defer { notes.remove(failure: failure) }
         do throws(ImageError) {
+            let overlay = try overlay(&options)
             let session = try MountSession(options)
             if settings.saysReadWrite, !settings.isWritable {
                 log.notice("\(plan.source): served read-only; 'rw' does not make platter write, 'write' does")
@@ -50,12 +53,34 @@ struct Server {
             notes.prepare()
             try session.mount()
             try session.serve {
+                overlay?.keep()
                 start(session)
                 notes.write(mountpoint: plan.mountpoint, log: log)
                 onReady(session.exposedFiles)
             }
-        } catch { throw Failure(.mount, error, path: plan.source) }
+        } catch {
+            let whole = describe(error)
+            failure = whole.message
+            throw whole
+        }
         ServiceManager.notify("STOPPING=1", "STATUS=the mount has ended")
+    }
+
+    /// The file that takes the writes where the user named one; `options` then open it.
+    private func overlay(_ options: inout MountOptions) throws(ImageError) -> OverlayFile? {
+        guard let wanted = settings.overlay else { return nil }
+        let overlay = try OverlayFile(wanted, source: plan.source, options: options.disk)
+        options.disk.overlay = overlay.path
+        return overlay
+    }
+
+    /// Why there is no mount. Who wants to write to a damaged image is told what says more about it.
+    private func describe(_ error: ImageError) -> Failure {
+        var failure = Failure(.mount, error, path: plan.source)
+        if settings.isWritable, error.kind == .corrupt, !failure.message.contains("platter check") {
+            failure.message += "; see what 'platter check' says about it"
+        }
+        return failure
     }
 
     private static func directory(of path: String) -> String {
