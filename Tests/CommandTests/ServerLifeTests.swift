@@ -40,7 +40,7 @@ struct ServerLifeTests {
         #expect(try run("cat", playground.mountpoint + "/cut.qcow2.raw").errors.contains("Input/output error"))
         #expect(
             try HostFiles.text(log).split(separator: "\n").contains {
-                $0.contains("error") && $0.contains(image) && $0.contains("cannot read at byte")
+                $0.contains("error") && $0.contains(image) && $0.contains("read failed at byte")
             })
         #expect(try Product.run("umount", "--wait", playground.mountpoint).succeeded)
     }
@@ -67,10 +67,10 @@ struct ServerLifeTests {
         var lines: [String] = []
         while let line = listener.receive() {
             lines.append(line)
-            if line.contains("cannot read at byte") { break }
+            if line.contains("read failed at byte") { break }
         }
         let line = try #require(lines.last)
-        #expect(line.contains("platter[") && line.contains(image) && line.contains("cannot read at byte"), "\(lines)")
+        #expect(line.contains("platter[") && line.contains(image) && line.contains("read failed at byte"), "\(lines)")
     }
 
     @Test func theServerMayOpenAsManyFilesAsItEverMay() throws {

@@ -147,6 +147,6 @@ struct ChainReadTests {
             reporter.report(ImageError(.corrupt, "broken", at: 7, file: "a.vhd"), on: "a.vhd", at: UInt64(position))
         }
         #expect(lines.all.count == 20)
-        #expect(lines.all[3] == "error: a.vhd: cannot read at byte 3 of the disk: a.vhd: broken at byte 7")
+        #expect(lines.all[3] == "error: a.vhd: read failed at byte 3 of the disk: a.vhd: broken at byte 7")
     }
 }
