@@ -7,6 +7,10 @@ import TestSupport
 /// What is fuzzed, by the name in PLATTER_FUZZ_TARGET.
 enum FuzzTarget: String {
     case vhd, vhdx, vhdxlog, qcow2, qcow1
+    /// Checks an image and repairs it.
+    case vhdxcheck
+    /// Opens an image for writing, and writes.
+    case vhdxwrite
     /// Finds the format, and asks for the size as a listing does.
     case detect
     /// Finds the format and then does everything that can be done with an image.
@@ -25,7 +29,7 @@ enum FuzzTarget: String {
     var format: (any ImageFormat.Type)? {
         switch self {
         case .vhd: VHD.self
-        case .vhdx, .vhdxlog: VHDX.self
+        case .vhdx, .vhdxlog, .vhdxcheck, .vhdxwrite: VHDX.self
         case .qcow2: QCOW2.self
         case .qcow1: QCOW1.self
         case .detect, .image, .pack: nil
@@ -44,7 +48,12 @@ public func fuzzOneInput(_ data: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
     let (storage, flags) = PackedImage.unpack(input)
     if flags & PackedImage.repairsChecksums != 0 { Checksums.repair(storage) }
     do {
-        try exercise(storage, FuzzTarget.chosen)
+        switch FuzzTarget.chosen {
+        case .vhdxcheck: try exerciseCheck(storage, VHDX.self) { try exercise($0) }
+        // The seed comes from the input, so that a find can be repeated.
+        case .vhdxwrite: try exerciseWriting(storage, VHDX.self, seed: UInt64(count))
+        default: try exercise(storage, FuzzTarget.chosen)
+        }
     } catch let error as ImageError {
         // The message is built as well: it must not trap either.
         precondition(!"\(error)".isEmpty)
