@@ -97,4 +97,46 @@ import Testing
         #expect(report.leaksRepaired == 0)
         #expect(file.size == image.size)
     }
+
+    /// An image whose log makes the file longer, zeroes a range and changes a page and a table entry.
+    private func dirty() -> (image: SparseMemoryStorage, builder: VHDXBuilder, page: [UInt8]) {
+        var builder = VHDXCheckTests.clean(isPlain: true)
+        let log = VHDXLogBuilder(&builder)
+        let end = builder.nextFree
+        var entries = [UInt8](repeating: 0, count: 4096)
+        for (block, word) in [(0, builder.entries[0] ?? 0), (3, end | 6)] as [(Int, UInt64)] {
+            entries.replaceSubrange((block * 8)..<(block * 8 + 8), with: VHDXBuilder.little(word))
+        }
+        let page = VHDXLogBuilder.page(5)
+        let unused = builder.metadataOffset + (512 << 10)
+        builder.storage.patch([7, 7, 7], at: unused + 8192)
+        log.put(
+            [.page(builder.tableOffset, entries), .page(unused, page), .zeros(unused + 8192, 4096)], at: 0, sequence: 5,
+            tail: 0, last: end + (1 << 20))
+        return (builder.build(), builder, page)
+    }
+
+    @Test func dirtyLogIsAppliedAndEmptied() throws {
+        let (image, builder, page) = dirty()
+        let file = try file(image)
+        #expect(try fact("log", file) == "dirty, 1 entry replayed in memory")
+        let report = try VHDXCheckTests.check(file, repairs: true)
+        #expect(report.findings.map(\.isRepaired) == [false, true], "\(report.findings)")
+        #expect(report.corruptions == 0 && report.leaks == 0)
+        #expect(try fact("log", file) == "clean")
+        #expect(file.size == builder.nextFree + (1 << 20))
+        let unused = builder.metadataOffset + (512 << 10)
+        #expect(try file.bytes(at: HostOffset(unused), count: 4096) == page)
+        #expect(try file.bytes(at: HostOffset(unused + 8192), count: 3) == [0, 0, 0])
+        #expect(try VHDXCheckTests.check(file).findings.isEmpty)
+        #expect(try VHDXCheckTests.check(file).allocatedBytes == 3 << 20)
+    }
+
+    @Test(.enabled(if: Oracle.isPresent, Oracle.skipReason))
+    func qemuReadsWhatARepairHasReplayed() throws {
+        let file = try file(dirty().image)
+        _ = try VHDXCheckTests.check(file, repairs: true)
+        try Oracle.run("qemu-img", ["check", "-q", "-f", "vhdx", file.name])
+        try Oracle.run("qemu-io", ["-r", "-f", "vhdx", "-c", "read -q -P 0 3145728 1048576", file.name])
+    }
 }
