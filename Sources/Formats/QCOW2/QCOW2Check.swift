@@ -25,6 +25,8 @@ extension QCOW2 {
         var l2Weights: [UInt64: UInt64] = [:]
         /// The refcount blocks by index: where each is, or 0 for none that can be used.
         var blocks: [UInt64] = []
+        /// The clusters of all blocks that the table names within the file.
+        var blockClusters: Set<UInt64> = []
         /// Whether something is wrong in what leads to clusters: then more may be in use than was counted, and nothing is
         /// given back.
         var isTreeDamaged = false

@@ -72,7 +72,7 @@ extension QCOW2.Checker {
 
     /// What an L2 entry is to this walk; what was found impossible before is nothing.
     private func kind(of entry: UInt64, _ second: UInt64) -> Kind {
-        if entry >> 62 & 1 == 1 { return .compressed }
+        if entry >> 62 & 1 == 1 { return second == 0 && !hasDataFile ? .compressed : .none }
         let offset = entry & QCOW2.Tables.offsetMask
         guard offset != 0 || (hasDataFile && entry & Self.copied != 0), offset & (clusterSize - 1) == 0 else {
             return .none
@@ -86,7 +86,7 @@ extension QCOW2.Checker {
         _ entry: UInt64, at place: UInt64, cluster: UInt64, isTable: Bool, _ pass: FlagPass
     ) throws(ImageError) -> Bool {
         let isFree = hasDataFile && !isTable
-        guard isFree || cluster < clusterCount else { return false }
+        guard isFree || cluster < clusterCount || pass == .report else { return false }
         let isSet = entry & Self.copied != 0
         switch pass {
         case .report:
@@ -95,7 +95,8 @@ extension QCOW2.Checker {
                 refcountSeverity,
                 isSet
                     ? "an entry has the COPIED flag, and its cluster's refcount is not 1"
-                    : "an entry lacks the COPIED flag, and its cluster's refcount is 1", at: place, isRepaired: repairs)
+                    : "an entry lacks the COPIED flag, and its cluster's refcount is 1", at: place,
+                isRepaired: repairs && (isFree || cluster < clusterCount))
             return false
         case .clear, .set:
             let wanted = isFree || counts.marks(of: cluster).contains(.wantedOne)

@@ -12,7 +12,6 @@ extension QCOW2.Checker {
             return
         }
         try mark(tableOffset, bytes: bytes, as: .exclusive, from: 48)
-        var seen: Set<UInt64> = []
         try forEachEntry(at: tableOffset, bytes: bytes) { (place, entry, _) throws(ImageError) in
             guard entry & (clusterSize - 1) == 0 else {
                 addToRebuild("a refcount table entry names a block that is not on a cluster", at: place)
@@ -22,7 +21,7 @@ extension QCOW2.Checker {
                 addToRebuild("a refcount table entry names a block past the end of the file", at: place)
                 return
             }
-            guard seen.insert(entry).inserted else {
+            guard blockClusters.insert(entry >> header.clusterBits).inserted else {
                 addToRebuild("a refcount block is named twice", at: place)
                 return
             }
@@ -138,14 +137,18 @@ extension QCOW2.Checker {
 
     private func compare(_ cluster: UInt64, stored: UInt64, counted: UInt64) {
         counts.set(.storedOne, stored == 1, of: cluster)
-        counts.set(.wantedOne, counted <= 1 && wanted(stored, counted) == 1, of: cluster)
+        // A count that does not fit leaves the flag as it is: no flag would be right.
+        let isOne = wanted(stored, counted) == 1 && (counted <= 1 || counted > largestRefcount)
+        counts.set(.wantedOne, isOne, of: cluster)
         let place = cluster << header.clusterBits
         if stored < counted {
             let block = cluster / perBlock
             if block >= UInt64(blocks.count) || blocks[Int(block)] == 0 { needsRebuild = true }
+            // A rebuild moves the refcount structures away from what else is in their clusters.
+            let left = needsRebuild && isRefcountStructure(cluster) ? counted - 1 : counted
             report.add(
                 refcountSeverity, "a cluster is used \(counted) times, and its refcount is \(stored)", at: place,
-                isRepaired: repairs && counted <= largestRefcount)
+                isRepaired: repairs && left <= largestRefcount)
             return
         }
         if stored > counted {
@@ -157,7 +160,14 @@ extension QCOW2.Checker {
         guard marks.contains(.overlaps) else { return }
         // With a refcount above 1 nobody writes in place, so guest data and L2 tables cannot harm each other any more.
         report.add(
-            marks.contains(.exclusive) ? .corruption : .note, "a cluster is used for two different things", at: place)
+            marks.contains(.exclusive) ? .corruption : .note, "a cluster is used for two different things", at: place,
+            isRepaired: repairs && needsRebuild && isRefcountStructure(cluster))
+    }
+
+    /// Whether a cluster belongs to the refcount structures, which a rebuild puts elsewhere.
+    private func isRefcountStructure(_ cluster: UInt64) -> Bool {
+        let first = tableOffset >> header.clusterBits
+        return blockClusters.contains(cluster) || (cluster >= first && cluster - first < tableClusters)
     }
 
     /// The segments in which there is anything to compare, ascending.

@@ -39,7 +39,10 @@ extension QCOW2.Checker {
     private func countL1(_ entry: UInt64, at place: UInt64, weight: UInt64) throws(ImageError) {
         if entry & Self.reservedInL1 != 0 { addDamage("an L1 entry has reserved bits set", at: place, count: weight) }
         let offset = entry & Tables.offsetMask
-        guard offset != 0 else { return }
+        guard offset != 0 else {
+            addDamage("an L1 entry has flags and names no L2 table", at: place, count: weight)
+            return
+        }
         guard offset & (clusterSize - 1) == 0 else {
             addDamage("an L1 entry names an L2 table that is not on a cluster", at: place, count: weight)
             return
@@ -78,6 +81,8 @@ extension QCOW2.Checker {
         }
         guard offset & (clusterSize - 1) == 0 else {
             addDamage("an L2 entry names a host offset that is not on a cluster", at: place, count: weight)
+            // Nobody can say which cluster is meant, so neither of the two is given to anything else.
+            if !hasDataFile { try mark(offset, bytes: clusterSize, weight: weight, as: .data, from: place) }
             return
         }
         guard !hasDataFile else { return }
