@@ -135,6 +135,7 @@ bench: test-deps build
 	  "$(SHARED)/bench/peers.sh" -r $(ROUNDS) -w $$work/$$format -W $(BENCH_READS) \
 	    -n platter '$(CURDIR)/$(PLATTER) mount -f -o name=disk.raw {img} {mp}' disk.raw \
 	    $$work/disk.$$format $$format || exit 1; \
+	  $(PLATTER) mount --help | grep -q -e --write || continue; \
 	  "$(SHARED)/bench/peers.sh" -r $(ROUNDS) -w $$work/$$format -W $(BENCH_WRITES) \
 	    -n platter '$(CURDIR)/$(PLATTER) mount -f -w -o name=disk.raw {img} {mp}' disk.raw \
 	    $$work/disk.$$format $$format || exit 1; \
