@@ -56,6 +56,9 @@ let package = Package(
         .executableTarget(
             name: "ReadBench", dependencies: ["Bytes", "Storage", "Disk", "TestSupport"], path: "Tests/Bench",
             swiftSettings: settings),
+        .executableTarget(
+            name: "Torture", dependencies: ["Bytes", "Storage", "Formats", "Disk", "TestSupport"],
+            path: "Tests/Torture", swiftSettings: settings),
         .testTarget(name: "BytesTests", dependencies: ["Bytes", "TestSupport"], swiftSettings: settings),
         .testTarget(
             name: "StorageTests", dependencies: ["Bytes", "Storage", "TestSupport", "CLinux", systemPackage],

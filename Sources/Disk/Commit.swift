@@ -29,8 +29,12 @@ extension Disk {
         do throws(ImageError) { try writer.flush() } catch { throw report(error, of: "flush", at: 0) }
     }
 
-    /// Whether anything was written that a power loss might take. Cheap.
-    package var hasUncommittedChanges: Bool { writer?.hasUncommittedChanges ?? false }
+    /// Whether anything was written that a power loss might take and a flush would save; false on a poisoned image, where
+    /// no flush saves anything any more. Cheap.
+    package var hasUncommittedChanges: Bool {
+        guard let writer, writer.hasUncommittedChanges else { return false }
+        return !writer.isPoisoned.load(ordering: .relaxed)
+    }
 }
 
 extension Writer {

@@ -21,6 +21,7 @@ struct Idleness {
 
     static let commitAfter = Duration.milliseconds(50)
     static let commitLatest = Duration.seconds(5)
+    static let retryAfter = Duration.seconds(1)
     static let restAfter = Duration.seconds(30)
 
     /// What is due at `now`, with so many changes of which so many are durable.
@@ -42,9 +43,9 @@ struct Idleness {
         return .rest
     }
 
-    /// A commit was tried; a failed one is tried again after a while and not at once.
-    mutating func tried(at now: ContinuousClock.Instant) {
-        since = now
+    /// A commit has failed, for want of room; it is tried again after a while and not at once.
+    mutating func failed(at now: ContinuousClock.Instant) {
+        since = now + Self.retryAfter
         dirtySince = nil
     }
 }
@@ -94,8 +95,11 @@ extension Writer {
         switch idle.withLock({ $0.due(at: now, changes: changes, durable: durable) }) {
         case .nothing: reclaim()
         case .commit:
-            idle.withLock { $0.tried(at: now) }
-            try commit()
+            do throws(ImageError) { try commit() } catch {
+                idle.withLock { $0.failed(at: now) }
+                throw error
+            }
+            idle.withLock { $0.dirtySince = nil }
         case .rest: try rest()
         }
     }

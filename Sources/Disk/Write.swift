@@ -100,9 +100,12 @@ extension Writer {
         let inPlace = try putInPlace(range, content)
         if inPlace > 0 { return inPlace }
         var freed: [HostRun] = []
-        // The lease is held until what was dropped is noted: before that it must not count as given back.
         defer { note(freed) }
-        let plan = try driver.reserve(range)
+        let plan: WritePlan
+        do throws(ImageError) { plan = try driver.reserve(range) } catch {
+            noteFailure(error)
+            throw error
+        }
         let covered = plan.range
         do throws(ImageError) { try put(content, by: plan, of: range) } catch {
             driver.cancel(plan, freed: &freed)

@@ -94,7 +94,10 @@ final class Writer: Sendable {
         guard !isPoisoned.load(ordering: .relaxed) else { throw .poisoned }
         try withStage { (stage) throws(ImageError) in
             guard stage.load(ordering: .acquiring) == .unprepared else { return }
-            try driver.prepare()
+            do throws(ImageError) { try driver.prepare() } catch {
+                noteFailure(error)
+                throw error
+            }
             stage.store(.open, ordering: .sequentiallyConsistent)
         }
     }
@@ -119,6 +122,12 @@ final class Writer: Sendable {
     func poison(_ error: ImageError) {
         guard !isPoisoned.exchange(true, ordering: .sequentiallyConsistent) else { return }
         log.error("\(name): nothing more is written until the image is opened again: \(error)")
+    }
+
+    /// Poisons after a failure of a driver that writes and flushes on its own, unless the host is only full: a barrier that
+    /// has failed once succeeds when it is asked for again, whatever was lost.
+    func noteFailure(_ error: ImageError) {
+        if error.kind == .io { poison(error) }
     }
 
     // MARK: - Bytes

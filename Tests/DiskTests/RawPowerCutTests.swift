@@ -12,11 +12,19 @@ internal import Testing
     }
 
     @Test func everyStateHoldsWhatWasFlushed() throws {
-        let counts = try PowerCutCampaign(Self.fixture(2 << 20), seed: 1, states: 600).run()
-        #expect(counts.states >= 600 && counts.second > 0)
+        let counts = try PowerCutCampaign(Self.fixture(2 << 20)).run()
+        #expect(counts.states >= Torture.states(2000) && counts.second > 0)
     }
 
     @Test func aDiskThatIsNoMultipleOfASector() throws {
-        try PowerCutCampaign(Self.fixture(777_777), seed: 2, states: 100, largest: 200_000).run()
+        try PowerCutCampaign(Self.fixture(777_777), states: 200, largest: 200_000).run()
+    }
+
+    @Test func aHostThatFailsLosesNothingThatWasFlushed() throws {
+        #expect(try FaultCampaign(Self.fixture(1 << 20), largest: 64 << 10).run() > 60)
+    }
+
+    @Test func threadsReadWhatTheyWrote() throws {
+        try ThreadCampaign(Self.fixture(2 << 20)).run()
     }
 }

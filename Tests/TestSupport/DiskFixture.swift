@@ -6,8 +6,9 @@ package import Storage
 /// An image, or a chain of them, that campaigns open, write and cut the power of. What a test of a format has to give:
 ///
 ///     let fixture = try DiskFixture.created(VHDX.self, size: 8 << 20, options: ["block_size": "1M"])
-///     try PowerCutCampaign(fixture, seed: 1, states: 2000).run()
-///     try FaultCampaign(fixture, seed: 1).run()
+///     try PowerCutCampaign(fixture).run()
+///     try FaultCampaign(fixture).run()
+///     try ThreadCampaign(fixture).run()
 ///
 /// or, for files that came from elsewhere and for chains, `DiskFixture(name:images:)` with the topmost image first.
 package struct DiskFixture: Sendable {

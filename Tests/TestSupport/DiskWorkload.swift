@@ -140,7 +140,7 @@ package struct DiskWorkload: Sendable {
     /// Bytes that no other operation writes, each sector of them unlike the others.
     private mutating func content(_ count: Int) -> [UInt8] {
         let pattern = random.bytes(PowerCutMachine.sectorBytes)
-        var result = [UInt8](repeating: 0, count: count)
+        var result = zeroBytes(count)
         let operation = UInt32(truncatingIfNeeded: operation)
         result.withUnsafeMutableBytes { bytes in
             pattern.withUnsafeBytes { pattern in
@@ -169,7 +169,7 @@ extension ByteRange {
 extension Disk {
     /// The bytes of `range`.
     package func contents(_ range: ByteRange) throws(ImageError) -> [UInt8] {
-        var result = [UInt8](repeating: 0xA5, count: Int(range.length))
+        var result = zeroBytes(Int(range.length))
         var failure: ImageError?
         result.withUnsafeMutableBytes { buffer in
             do throws(ImageError) { try read(range, into: buffer) } catch { failure = error }

@@ -31,11 +31,14 @@ package struct PowerCutCampaign: Sendable {
     /// Whether the simulated filesystem can punch holes.
     package var canPunch = true
 
-    /// A campaign of about `states` states, times `Torture.factor`, over as many sessions as that takes.
-    package init(_ fixture: DiskFixture, seed: UInt64, states: Int, operations: Int = 40, largest: Int = 4 << 20) {
+    /// A campaign of about `states` states (or what the environment says, see `Torture`) over as many sessions as that takes.
+    package init(
+        _ fixture: DiskFixture, seed: UInt64 = Torture.seed, states: Int = 2000, operations: Int = 40,
+        largest: Int = 4 << 20
+    ) {
         self.fixture = fixture
         self.seed = seed
-        self.states = states * Torture.factor
+        self.states = Torture.states(states)
         self.operations = operations
         self.largest = largest
     }

@@ -40,7 +40,7 @@ package struct PowerCutReplay: Sendable {
         while position < min(target, log.count) {
             let event = log[position]
             if case .flush = event.change {
-                for index in pending[event.file] { Self.apply(log[index].change, to: &durable[event.file]) { true } }
+                for index in pending[event.file] { Self.apply(log[index].change, to: &durable[event.file]) }
                 pending[event.file] = []
             } else {
                 pending[event.file].append(position)
@@ -67,6 +67,10 @@ package struct PowerCutReplay: Sendable {
                 case .files: isKept = survives
                 }
                 guard isKept else { continue }
+                guard loss == .sectors || loss == .fewSectors else {
+                    Self.apply(log[index].change, to: &content)
+                    continue
+                }
                 Self.apply(log[index].change, to: &content) {
                     switch loss {
                     case .sectors: random.next() & 1 == 0
@@ -76,6 +80,20 @@ package struct PowerCutReplay: Sendable {
                 }
             }
             return content
+        }
+    }
+
+    /// Applies all of a change, as far as it lies within the file.
+    private static func apply(_ change: PowerCutMachine.Change, to content: inout SparseBytes) {
+        switch change {
+        case .flush: break
+        case .resize(let size): content.resize(to: size)
+        case .zero(let offset, let count): content.zero(at: offset, count: count)
+        case .write(let offset, let bytes):
+            bytes.withUnsafeBytes { bytes in
+                let count = min(bytes.count, max(0, content.size - offset))
+                content.write(at: offset, UnsafeRawBufferPointer(rebasing: bytes[..<count]))
+            }
         }
     }
 

@@ -12,7 +12,7 @@ package struct SparseBytes: Sendable {
 
         init() {
             memory = .allocate(byteCount: SparseBytes.pageBytes, alignment: 64)
-            memory.initializeMemory(as: UInt8.self, repeating: 0)
+            if let base = memory.baseAddress { memset(base, 0, memory.count) }
         }
 
         init(copying other: Page) {
@@ -60,7 +60,7 @@ package struct SparseBytes: Sendable {
 
     /// `count` bytes from `offset` on; what lies past the end is zeros.
     package func bytes(at offset: Int, count: Int) -> [UInt8] {
-        var result = [UInt8](repeating: 0, count: count)
+        var result = zeroBytes(count)
         _ = result.withUnsafeMutableBytes { read(at: offset, into: $0) }
         return result
     }
@@ -134,5 +134,24 @@ package struct SparseBytes: Sendable {
             pages[index] = Page(copying: shared)
         }
         return pages[index] ?? Page()
+    }
+
+    /// Whether the bytes from `offset` on, past the end zeros, are these.
+    package func matches(_ content: UnsafeRawBufferPointer, at offset: Int) -> Bool {
+        let start = offset % Self.pageBytes
+        guard start + content.count <= Self.pageBytes, offset + content.count <= size,
+            let page = pages[offset / Self.pageBytes]
+        else {
+            return bytes(at: offset, count: content.count).withUnsafeBytes { areEqual($0, content) }
+        }
+        return areEqual(UnsafeRawBufferPointer(rebasing: page.memory[start..<(start + content.count)]), content)
+    }
+}
+
+/// So many zeros. In a debug build the initialiser of arrays goes byte by byte, and that is most of the time of a campaign.
+package func zeroBytes(_ count: Int) -> [UInt8] {
+    [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
+        if let base = buffer.baseAddress { memset(base, 0, count) }
+        initialized = count
     }
 }
