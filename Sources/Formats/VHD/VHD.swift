@@ -24,6 +24,14 @@ package enum VHD: ImageFormat {
         return footers.footer.type.isSparse ? try openSparse(request, footers) : try openFixed(request, footers)
     }
 
+    package static func check(_ request: OpenRequest, repairs: Bool) throws(ImageError) -> CheckReport {
+        try VHDCheck.run(request, repairs: repairs)
+    }
+
+    package static var createOptions: [CreateOption] { VHDCreate.options }
+
+    package static func create(_ request: CreateRequest) throws(ImageError) { try VHDCreate.run(request) }
+
     private static func openFixed(
         _ request: OpenRequest, _ footers: VHDFooters
     ) throws(ImageError) -> any FormatDriver {
@@ -33,34 +41,28 @@ package enum VHD: ImageFormat {
                 .corrupt, "the file ends before the disk does; it was cut short, or -o vhd-size=chs fits it",
                 detail: "\(footers.dataEnd) of \(size) bytes")
         }
+        if request.isWritable { try VHDWritable.check(footers) }
         var shape = VHDDescription.shape(footers, request.options, allocationUnit: 4096)
         shape.facts += VHDDescription.facts(footers)
-        return VHDFixedDriver(request.storage, shape: shape)
+        return VHDFixedDriver(request.storage, shape: shape, isWritable: request.isWritable)
     }
 
     private static func openSparse(
         _ request: OpenRequest, _ footers: VHDFooters
     ) throws(ImageError) -> any FormatDriver {
         let storage = request.storage
-        let footer = footers.footer
-        let header = try VHDDynamicHeader(storage, at: footer.dataOffset)
-        let table = try VHDTable(header, virtualSize: footer.size(request.options.vhdSize), dataEnd: footers.dataEnd)
-        let parent = footer.type == .differencing ? try VHDParent(storage, header) : nil
-        let hasBatmap = try VHDBatmap.isPresent(storage, footer, header)
-        var shape = VHDDescription.shape(footers, request.options, allocationUnit: table.blockSize)
+        let options = request.options
+        let parts = try VHDParts(storage, footers, size: footers.footer.size(options.vhdSize))
+        var shape = VHDDescription.shape(footers, options, allocationUnit: parts.table.blockSize)
         if let remark = try footers.remarkOnCopy(storage) { shape.remarks.append(remark) }
         shape.facts +=
-            VHDDescription.facts(footers) + VHDDescription.facts(header, hasBatmap: hasBatmap, parent: parent)
-        let metadata =
-            [
-                VHDMetadataPart(at: 0, count: UInt64(VHDFooter.byteCount)),
-                VHDMetadataPart(at: footer.dataOffset, count: UInt64(VHDDynamicHeader.byteCount)),
-                VHDMetadataPart(at: header.tableOffset, count: UInt64(header.maxTableEntries) * 4),
-            ] + (parent?.parts ?? [])
-        // XenServer's tools of version 0.1 counted a bitmap's bits from the lowest one of a byte.
-        let isLowestFirst = footer.creator == VHDCreator.xenServer && footer.creatorVersion == 1
-        return VHDSparseDriver(
-            storage, shape: shape, parent: parent?.reference, table: table, metadata: metadata,
-            order: isLowestFirst ? .lowestFirst : .highestFirst, cacheBytes: request.options.cacheBytes)
+            VHDDescription.facts(footers)
+            + VHDDescription.facts(parts.header, hasBatmap: parts.batmap != nil, parent: parts.parent)
+        guard request.isWritable else {
+            let cache = MetadataCache(storage, limitBytes: options.cacheBytes)
+            return VHDSparseDriver(storage, shape: shape, parts, cache: cache)
+        }
+        let session = try VHDWritable.session(storage, footers, parts, cacheBytes: options.cacheBytes)
+        return VHDSparseDriver(storage, shape: shape, parts, cache: session.store.reader, session: session)
     }
 }

@@ -22,6 +22,8 @@ struct VHDFooters {
     var place: Place
     /// Where the image's other parts must end, in bytes: at the footer at the end, or with the file.
     var dataEnd: UInt64
+    /// Whether a damaged footer stands at the end, rather than none.
+    var isEndDamaged = false
 
     /// Finds the footer that counts. Throws `.malformed` when there is none or it is damaged beyond recovery,
     /// `.unsupported` for an image that vhd-util has marked, and `.io`.
@@ -42,7 +44,7 @@ struct VHDFooters {
             guard reason.kind == .malformed, !tail.saysFixed else { throw reason }
         }
         guard let copy = try copyForRecovery(storage) else { throw reason }
-        return VHDFooters(footer: copy, place: .copy, dataEnd: storage.size)
+        return VHDFooters(footer: copy, place: .copy, dataEnd: storage.size, isEndDamaged: tail.offset != nil)
     }
 
     /// Whether the end of the file says VHD, or a copy at byte 0 that may be used for recovery does. Throws `.io`.
@@ -67,28 +69,47 @@ struct VHDFooters {
         }
     }
 
-    /// What to say about the copy at byte 0 of a sparse image whose footer at the end is good. Throws `.malformed` when
-    /// the two are about different images, and `.io`.
+    /// What the copy at byte 0 of a sparse image is like.
+    enum Copy {
+        /// It says what the footer says.
+        case good
+        /// It is about the same image, of another size.
+        case otherSize
+        /// It is no footer.
+        case damaged
+        /// It belongs to another image.
+        case foreign
+    }
+
+    /// Looks at the copy at byte 0 of a sparse image whose footer at the end is good. Throws `.io`.
+    func copy(_ storage: any Storage) throws(ImageError) -> Copy {
+        let copy: VHDFooter
+        do throws(ImageError) {
+            let bytes = try storage.bytes(at: HostOffset(0), count: VHDFooter.byteCount)
+            copy = try VHDFooter(bytes.span.bytes, at: 0)
+        } catch {
+            guard error.kind != .io else { throw error }
+            return .damaged
+        }
+        guard copy.agrees(with: footer) else { return .foreign }
+        return copy.currentSize == footer.currentSize ? .good : .otherSize
+    }
+
+    /// What to say about the copy at byte 0. Throws `.malformed` when footer and copy are about different images, and
+    /// `.io`.
     func remarkOnCopy(_ storage: any Storage) throws(ImageError) -> String? {
         guard footer.type.isSparse else { return nil }
-        switch place {
-        case .copy:
+        guard place != .copy else {
             return "the footer at the end is missing or damaged; its copy at the start of the file is used"
-        case .end, .shortEnd:
-            let copy: VHDFooter
-            do throws(ImageError) {
-                let bytes = try storage.bytes(at: HostOffset(0), count: VHDFooter.byteCount)
-                copy = try VHDFooter(bytes.span.bytes, at: 0)
-            } catch {
-                guard error.kind != .io else { throw error }
-                return "the copy of the footer at the start of the file is damaged"
-            }
-            guard copy.agrees(with: footer) else {
-                throw ImageError(
-                    .malformed, "the VHD footer and its copy at the start of the file are about different images")
-            }
-            return copy.currentSize == footer.currentSize
-                ? nil : "the copy of the footer at the start of the file has another size; the one at the end is used"
+        }
+        switch try copy(storage) {
+        case .good: return nil
+        case .otherSize:
+            return "the copy of the footer at the start of the file has another size; the one at the end is used"
+        case .damaged: return "the copy of the footer at the start of the file is damaged"
+        case .foreign:
+            throw ImageError(
+                .malformed, "the VHD footer and its copy at the start of the file are about different images")
         }
     }
 }

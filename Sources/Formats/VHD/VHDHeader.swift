@@ -38,6 +38,10 @@ struct VHDFooter {
     var type: VHDDiskType
     var uniqueID: GUID
     var isSavedState: Bool
+    /// Whether the checksum is that of the specification, and not the one that XenServer's early tools left.
+    var hasExactSum: Bool
+    /// All of it as it was read, for writing it elsewhere: what is not understood stays as it is.
+    var bytes: [UInt8]
 
     /// Reads the 512 bytes of `span`, which lay at `offset` of the file. Throws `.malformed` for a wrong cookie,
     /// checksum or version, and `.unsupported` for a disk type without a meaning.
@@ -67,6 +71,8 @@ struct VHDFooter {
         sectorsPerTrack = span.byte(at: 59)
         uniqueID = GUID(span, at: 68)
         isSavedState = span.byte(at: 84) != 0
+        hasExactSum = OnesComplement.of(span, zeroing: 64) == span.big(UInt32.self, at: 64)
+        bytes = span.copy(at: 0, count: Self.byteCount)
     }
 
     /// XenServer's early tools left their "hidden" mark at byte 85 out of the sum.
@@ -108,6 +114,8 @@ enum VHDCreator {
     static let qemu: UInt32 = 0x7165_6D75
     /// "tap": XenServer.
     static let xenServer: UInt32 = 0x7461_7000
+    /// "win ": Windows, whose current size every program believes.
+    static let windows: UInt32 = 0x7769_6E20
 }
 
 /// The 1024-byte header of dynamic and differencing images (VHD specification, "Dynamic Disk Header Format").

@@ -1,7 +1,9 @@
 internal import Bytes
 internal import Storage
+internal import Synchronization
 
-/// The driver of a fixed image: the disk in one piece from byte 0, then the footer.
+/// The driver of a fixed image: the disk in one piece from byte 0, then the footer. Every write is one in place, and
+/// nothing else ever changes.
 final class VHDFixedDriver: FormatDriver {
     let shape: DiskShape
     let files: [any Storage]
@@ -9,15 +11,45 @@ final class VHDFixedDriver: FormatDriver {
 
     /// The only one of `files`: an array retains what it hands out.
     private let storage: any Storage
+    private let isWritable: Bool
 
-    init(_ storage: any Storage, shape: DiskShape) {
+    init(_ storage: any Storage, shape: DiskShape, isWritable: Bool) {
         self.storage = storage
+        self.isWritable = isWritable
         files = [storage]
         self.shape = shape
     }
 
     func map(_ detail: MapDetail, into runs: inout ExtentList) throws(ImageError) {
         try HostHoles.map(storage, at: HostOffset(runs.remaining.lower), detail, into: &runs)
+    }
+
+    func prepare() throws(ImageError) {
+        guard isWritable else { throw .openForReading }
+    }
+
+    func inPlace(_ runs: inout ExtentList) throws(ImageError) {
+        guard isWritable else { return }
+        let rest = runs.remaining
+        runs.append(.data(file: .image, offset: HostOffset(rest.lower)), length: rest.length)
+    }
+
+    func reserve(_ range: ByteRange) throws(ImageError) -> WritePlan {
+        guard isWritable else { throw .openForReading }
+        var runs = ExtentList(for: range)
+        try inPlace(&runs)
+        return WritePlan(range: range, runs: runs, fills: [], token: 0)
+    }
+
+    func publish(_ plan: consuming WritePlan, freed: inout [HostRun]) throws(ImageError) {
+        guard isWritable else { throw .openForReading }
+    }
+
+    func release(
+        _ range: ByteRange, as release: Release, freed: inout [HostRun]
+    ) throws(ImageError) -> ByteRange {
+        guard isWritable else { throw .openForReading }
+        return ByteRange(range.lower, to: range.lower)
     }
 }
 
@@ -36,29 +68,34 @@ final class VHDSparseDriver: FormatDriver {
     let files: [any Storage]
     let parent: ParentReference?
 
-    private let table: VHDTable
+    let table: VHDTable
+    let cache: MetadataCache
+    let order: BitOrder
+    /// Where blocks must end in the file at present, in bytes: at the footer.
+    let dataEnd: Atomic<UInt64>
+    /// What writing needs; nil where the image is open for reading.
+    let session: VHDSession?
+
     private let metadata: [VHDMetadataPart]
-    private let cache: MetadataCache
-    private let order: BitOrder
     private let unwritten: Extent.Place
 
-    /// Takes what `open` has checked. `metadata` is what no block may overlap; `order` is that of the bitmaps' bits.
+    /// Takes what `open` has checked.
     init(
-        _ storage: any Storage, shape: DiskShape, parent: ParentReference?, table: VHDTable,
-        metadata: [VHDMetadataPart],
-        order: BitOrder, cacheBytes: Int
+        _ storage: any Storage, shape: DiskShape, _ parts: VHDParts, cache: MetadataCache, session: VHDSession? = nil
     ) {
         files = [storage]
         self.shape = shape
-        self.parent = parent
-        self.metadata = metadata
-        self.order = order
-        var table = table
+        parent = parts.parent?.reference
+        metadata = parts.read
+        order = parts.order
+        var table = parts.table
         table.metadataEnd = metadata.map(\.end).max() ?? 0
         self.table = table
         // A clear bit means "ask the parent" in a differencing image; elsewhere it promises zeros.
         unwritten = parent == nil ? .zero : .hole
-        cache = MetadataCache(storage, limitBytes: cacheBytes)
+        dataEnd = Atomic(table.dataEnd)
+        self.cache = cache
+        self.session = session
     }
 
     func map(_ detail: MapDetail, into runs: inout ExtentList) throws(ImageError) {
@@ -80,11 +117,7 @@ final class VHDSparseDriver: FormatDriver {
         let first = runs.remaining.lower >> table.blockShift
         let last = (runs.remaining.upper - 1) >> table.blockShift
         if first == last {
-            var entry: UInt32 = 0
-            try withUnsafeMutableBytes(of: &entry) { bytes throws(ImageError) in
-                try cache.read(at: table.entryOffset(first), into: bytes)
-            }
-            return try mapBlock(first, UInt32(bigEndian: entry), into: &runs, budget: &budget)
+            return try mapBlock(first, entry(of: first), into: &runs, budget: &budget)
         }
         let count = Int(min(last - first + 1, UInt64(Self.chunkEntries)))
         budget -= count * 4
@@ -132,16 +165,14 @@ final class VHDSparseDriver: FormatDriver {
     }
 
     /// Throws `.corrupt` unless the block that begins at byte `start` lies in the file and overlaps no metadata.
-    private func check(_ block: UInt64, at start: UInt64) throws(ImageError) {
+    func check(_ block: UInt64, at start: UInt64) throws(ImageError) {
         let end = start + table.byteCount(of: block)
-        guard end <= table.dataEnd else {
-            throw ImageError(
-                .corrupt, "a block lies past the end of the file", at: table.entryOffset(block).rawValue)
+        guard end <= dataEnd.load(ordering: .acquiring) else {
+            throw ImageError(.corrupt, VHDFlaw.pastEnd.what, at: table.entryOffset(block).rawValue)
         }
         guard start < table.metadataEnd else { return }
         for part in metadata where start < part.end && part.start < end {
-            throw ImageError(
-                .corrupt, "a block overlaps the image's own tables", at: table.entryOffset(block).rawValue)
+            throw ImageError(.corrupt, VHDFlaw.inMetadata.what, at: table.entryOffset(block).rawValue)
         }
     }
 

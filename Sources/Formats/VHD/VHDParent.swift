@@ -7,6 +7,8 @@ struct VHDParent {
     var reference: ParentReference
     /// Where the locators' texts lie in the file.
     var parts: [VHDMetadataPart]
+    /// The space that is theirs, as far as it lies in the file.
+    var spaces: [VHDMetadataPart]
 
     /// The longest text of a locator in bytes: that of the longest path that Windows has.
     private static let longestText: UInt32 = 64 << 10
@@ -16,11 +18,14 @@ struct VHDParent {
     init(_ storage: any Storage, _ header: VHDDynamicHeader) throws(ImageError) {
         var found: [(rank: Int, path: ParentReference.Path)] = []
         parts = []
+        spaces = []
         for index in 0..<8 {
             let entry = header.bytes.span.bytes.extracting(droppingFirst: 576 + index * 24).extracting(first: 24)
             guard let code = VHDLocatorCode(rawValue: entry.big(at: 0)) else { continue }
             guard let part = try Self.text(of: entry, code, in: storage) else { continue }
             parts.append(part)
+            let space = max(Self.spaceBytes(entry), part.end - part.start)
+            spaces.append(VHDMetadataPart(at: part.start, count: min(space, storage.size - part.start)))
             let bytes = try storage.bytes(at: HostOffset(part.start), count: Int(part.end - part.start))
             if let path = code.path(bytes) { found.append((code.rank, path)) }
         }
@@ -53,16 +58,20 @@ struct VHDParent {
         guard length <= Self.longestText else {
             throw ImageError(.malformed, "a parent locator is too long", at: offset, detail: "\(length) bytes")
         }
-        // The space is in sectors by the specification, and in bytes as Microsoft's own programs write it.
-        let space = UInt64(entry.big(UInt32.self, at: 4))
-        let spaceBytes = space < 512 ? space * 512 : space
-        guard space == 0 || UInt64(length) <= spaceBytes else {
+        let space = spaceBytes(entry)
+        guard space == 0 || UInt64(length) <= space else {
             throw ImageError(.malformed, "a parent locator is longer than its space", at: offset)
         }
         guard !code.isUTF16 || length % 2 == 0 else {
             throw ImageError(.malformed, "a parent locator in UTF-16 has an odd length", at: offset)
         }
         return VHDMetadataPart(at: offset, count: UInt64(length))
+    }
+
+    /// The space of a locator in bytes: the specification counts sectors, Microsoft's own programs bytes.
+    private static func spaceBytes(_ entry: RawSpan) -> UInt64 {
+        let space = UInt64(entry.big(UInt32.self, at: 4))
+        return space < 512 ? space * 512 : space
     }
 }
 

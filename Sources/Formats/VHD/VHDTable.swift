@@ -11,13 +11,15 @@ struct VHDTable: BitwiseCopyable, Sendable {
 
     /// Where the table begins in the file, in bytes.
     var offset: UInt64
+    /// How many entries the table has; those past the disk's end may hold blocks too.
+    var entryCount: UInt64
     /// The size of the disk in bytes.
     var virtualSize: UInt64
     /// The logarithm of the block size.
     var blockShift: UInt64
     /// The bytes of a block's bitmap, a multiple of 512.
     var bitmapBytes: UInt64
-    /// Where blocks must end in the file, in bytes.
+    /// Where blocks must end in the file as it was opened, in bytes.
     var dataEnd: UInt64
     /// No metadata lies at or above this byte of the file, apart from the blocks' bitmaps.
     var metadataEnd: UInt64 = 0
@@ -38,11 +40,18 @@ struct VHDTable: BitwiseCopyable, Sendable {
                 .corrupt, "the block allocation table does not lie in the file", at: header.tableOffset,
                 detail: "\(entries) entries")
         }
-        offset = header.tableOffset
+        self.init(
+            offset: header.tableOffset, entryCount: entries, blockSize: UInt64(header.blockSize),
+            virtualSize: virtualSize, dataEnd: dataEnd)
+    }
+
+    /// A table of parts that fit together; `blockSize` is a power of two, at least 512.
+    init(offset: UInt64, entryCount: UInt64, blockSize: UInt64, virtualSize: UInt64, dataEnd: UInt64) {
+        self.offset = offset
+        self.entryCount = entryCount
         self.virtualSize = virtualSize
-        blockShift = UInt64(header.blockSize.trailingZeroBitCount)
-        let sectors = UInt64(header.blockSize) / 512
-        bitmapBytes = sectors.dividedRoundingUp(by: 8 * 512) * 512
+        blockShift = UInt64(blockSize.trailingZeroBitCount)
+        bitmapBytes = (blockSize / 512).dividedRoundingUp(by: 8 * 512) * 512
         self.dataEnd = dataEnd
     }
 
@@ -50,9 +59,27 @@ struct VHDTable: BitwiseCopyable, Sendable {
     func entryOffset(_ block: UInt64) -> HostOffset { HostOffset(offset + block * 4) }
 
     /// How many bytes of the file an allocated `block` takes at least, bitmap included. The last block of a disk may be
-    /// cut where the disk ends.
+    /// cut where the disk ends; blocks past the disk's end are whole.
     func byteCount(of block: UInt64) -> UInt64 {
-        bitmapBytes + min(blockSize, virtualSize - (block << blockShift))
+        let start = block << blockShift
+        return bitmapBytes + (start < virtualSize ? min(blockSize, virtualSize - start) : blockSize)
+    }
+
+    // MARK: - The layout of new blocks
+
+    /// The bytes of the file that a whole block takes, bitmap included.
+    var runBytes: UInt64 { bitmapBytes + blockSize }
+
+    /// What a block's data begins on a multiple of: a page of the host's cache, where blocks are as large as that.
+    private var alignment: UInt64 { min(blockSize, 4096) }
+
+    /// How far the starts of new blocks are apart that follow each other.
+    var pitch: UInt64 { (bitmapBytes + alignment - 1) / alignment * alignment + blockSize }
+
+    /// The first place at or after byte `position` where a new block goes: its data begins on a page, its bitmap right
+    /// before that. The caller has checked that `position` is far from the end of 64 bits.
+    func alignedStart(_ position: UInt64) -> UInt64 {
+        (position + bitmapBytes + alignment - 1) / alignment * alignment - bitmapBytes
     }
 }
 

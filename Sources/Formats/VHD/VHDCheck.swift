@@ -1,0 +1,197 @@
+internal import Bytes
+internal import Storage
+
+/// Looks for everything in an image that can be wrong.
+///
+/// Footers and their copy, the fields that have one right value, the table's place and length, each block against the
+/// file, the metadata and every other block, the parent locators, XenServer's map, and what of the file is nobody's.
+struct VHDCheck {
+    private let storage: any Storage
+    private let footers: VHDFooters
+    private let size: UInt64
+    private var report = CheckReport()
+
+    private init(_ request: OpenRequest, _ footers: VHDFooters) {
+        storage = request.storage
+        self.footers = footers
+        size = footers.footer.size(request.options.vhdSize)
+    }
+
+    /// Checks the image of `request`, and repairs what is safe to repair where `repairs` says so. Throws `.malformed` when
+    /// there is no footer to begin with, `.unsupported` and `.io`.
+    static func run(_ request: OpenRequest, repairs: Bool) throws(ImageError) -> CheckReport {
+        var check = VHDCheck(request, try VHDFooters.find(request.storage))
+        check.noteFields()
+        if check.footers.footer.type.isSparse {
+            try check.checkSparse(repairs: repairs)
+        } else {
+            check.checkFixed()
+        }
+        return check.report
+    }
+
+    /// What is unusual about the footer and hurts nobody.
+    private mutating func noteFields() {
+        let footer = footers.footer
+        let span = footer.bytes.span.bytes
+        if footers.place == .shortEnd { report.add(.note, "the footer has 511 bytes: the image is only read") }
+        if !footer.hasExactSum {
+            report.add(.note, "the footer's checksum leaves out a byte, as XenServer's early tools did")
+        }
+        if footer.isSavedState { report.add(.note, "the image belongs to a virtual machine that is suspended") }
+        if size % 512 != 0 { report.add(.note, "the size of the disk is no multiple of 512 bytes") }
+        if span.big(UInt32.self, at: 8) & 2 == 0 {
+            report.add(.note, "a bit of the footer that is always set is clear")
+        }
+        if !footer.type.isSparse, footer.dataOffset != .max {
+            report.add(.note, "the footer of a fixed image names a dynamic header")
+        }
+    }
+
+    private mutating func checkFixed() {
+        report.allocatedBytes = size
+        report.imageEnd = storage.size
+        if size > footers.dataEnd {
+            report.add(.corruption, "the file ends before the disk does", at: footers.dataEnd)
+        } else if footers.dataEnd - size >= 512 {
+            report.add(.note, "\(footers.dataEnd - size) bytes before the footer are not part of the disk", at: size)
+        }
+    }
+
+    // MARK: - Sparse images
+
+    private mutating func checkSparse(repairs: Bool) throws(ImageError) {
+        let parts: VHDParts
+        do throws(ImageError) {
+            parts = try VHDParts(storage, footers, size: size)
+        } catch {
+            guard error.kind == .corrupt || error.kind == .malformed else { throw error }
+            add(error)
+            return try checkFooters(repair: nil)
+        }
+        if let offset = parts.overlap {
+            report.add(.corruption, "two parts of the image's metadata overlap", at: offset)
+        }
+        if parts.table.offset % 4 != 0 {
+            report.add(
+                .note, "entries of the block allocation table lie across sectors: the image is only read",
+                at: parts.table.offset)
+        }
+        let scan = try scan(parts)
+        report.allocatedBytes = scan.blockCount << parts.table.blockShift
+        report.imageEnd = footers.place == .end ? storage.size : min(scan.usedEnd, storage.size)
+        if let batmap = parts.batmap { try checkBatmap(batmap, parts) }
+        let isSound = report.corruptions == 0
+        let target = parts.table.alignedStart(scan.usedEnd)
+        let hasLeakAtEnd = target + parts.table.runBytes <= footers.dataEnd
+        let isRepairable = repairs && isSound && footers.footer.hasExactSum && footers.place != .shortEnd
+        addGaps(scan, parts)
+        if hasLeakAtEnd {
+            let isCut = isRepairable && !footers.footer.isSavedState
+            report.add(
+                .leak, "\(footers.dataEnd - scan.usedEnd) bytes at the end of the file belong to no block",
+                at: scan.usedEnd, isRepaired: isCut, count: (footers.dataEnd - scan.usedEnd) / parts.table.runBytes)
+        }
+        try checkFooters(repair: isRepairable ? VHDRepair(storage, footers.footer, end: target) : nil, hasLeakAtEnd)
+    }
+
+    private mutating func add(_ error: ImageError) {
+        let text = "\(error.what)" + (error.detail.map { ": \($0)" } ?? "")
+        report.add(.corruption, text, at: error.offset)
+    }
+
+    private mutating func scan(_ parts: VHDParts) throws(ImageError) -> VHDScan {
+        let all = parts.all
+        var found: [(VHDFlaw, UInt64)] = []
+        var more: UInt64 = 0
+        let scan = try VHDScan(storage, parts.table, parts: all, dataEnd: footers.dataEnd) {
+            (flaw, offset) throws(ImageError) in
+            if found.count < CheckReport.kept { found.append((flaw, offset)) } else { more += 1 }
+        }
+        for (flaw, offset) in found { report.add(.corruption, "\(flaw.what)", at: offset) }
+        if more > 0 { report.add(.corruption, "further blocks are where they must not be", count: more) }
+        return scan
+    }
+
+    /// Marks of XenServer's map that are not true in a child: a program that believes them reads what was never written.
+    private mutating func checkBatmap(_ batmap: VHDBatmap, _ parts: VHDParts) throws(ImageError) {
+        guard batmap.byteCount > 0 else {
+            report.add(.note, "XenServer's map of full blocks does not lie in the file", at: batmap.headerOffset)
+            return
+        }
+        let cache = MetadataCache(storage, limitBytes: 1 << 20)
+        guard let offset = try batmap.firstFalseMark(parts, cache) else { return }
+        report.add(
+            parts.parent == nil ? .note : .corruption,
+            "XenServer's map says that a block is full whose bitmap says otherwise", at: offset)
+    }
+
+    // MARK: - Unused space
+
+    /// Space before the last block that is nobody's: large enough for a block, it is leaked; smaller, it is how the blocks
+    /// were laid out.
+    private mutating func addGaps(_ scan: VHDScan, _ parts: VHDParts) {
+        var pieces = parts.all.sorted { $0.start < $1.start }[...]
+        var position: UInt64 = 0
+        var small: UInt64 = 0
+        var leaked: UInt64 = 0
+        var places: UInt64 = 0
+        var first: UInt64?
+        func pass(to start: UInt64) {
+            guard start > position else { return }
+            let gap = start - position
+            guard gap >= parts.table.runBytes else {
+                small += gap
+                return
+            }
+            leaked += gap
+            places += gap / parts.table.runBytes
+            if first == nil { first = position }
+        }
+        for block in scan.owned.ascending {
+            while let piece = pieces.first, piece.start <= block {
+                pass(to: piece.start)
+                position = max(position, (piece.end + 511) & ~511)
+                pieces.removeFirst()
+            }
+            pass(to: block)
+            position = max(position, block + parts.table.runBytes)
+        }
+        for piece in pieces {
+            pass(to: piece.start)
+            position = max(position, (piece.end + 511) & ~511)
+        }
+        if leaked > 0 {
+            report.add(.leak, "\(leaked) bytes between the blocks belong to none", at: first, count: places)
+        }
+        if small > 0 { report.add(.note, "\(small) bytes between the blocks align them") }
+    }
+
+    // MARK: - Footers
+
+    /// Says what is wrong with the footer of a sparse image and its copy, and mends that with `repair`.
+    private mutating func checkFooters(repair: VHDRepair?, _ hasLeakAtEnd: Bool = false) throws(ImageError) {
+        switch footers.place {
+        case .copy:
+            try repair?.putFooterBack()
+            // A power loss while the file grows leaves it without a footer at the end, and the copy is for that.
+            report.add(
+                footers.isEndDamaged ? .corruption : .note,
+                "the footer at the end is \(footers.isEndDamaged ? "damaged" : "missing"); its copy is used",
+                isRepaired: repair != nil)
+        case .end, .shortEnd:
+            let copy = try footers.copy(storage)
+            if copy != .good {
+                let isMended = repair != nil && copy != .foreign
+                if isMended { try repair?.putCopyBack() }
+                report.add(
+                    .corruption,
+                    copy == .foreign
+                        ? "the copy of the footer at the start of the file belongs to another image"
+                        : "the copy of the footer at the start of the file is damaged or out of date",
+                    at: 0, isRepaired: isMended)
+            }
+            if hasLeakAtEnd, !footers.footer.isSavedState { try repair?.putFooterBack() }
+        }
+    }
+}
