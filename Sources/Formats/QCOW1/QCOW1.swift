@@ -24,6 +24,10 @@ package enum QCOW1: ImageFormat {
     }
 
     package static func open(_ request: OpenRequest) throws(ImageError) -> any FormatDriver {
+        guard !request.isWritable else {
+            throw ImageError(
+                .readOnly, "images of the first qcow format are only read; convert it to qcow2 to write to it")
+        }
         let header = try Header(reading: request.storage)
         let parent = try backingReference(header, in: request.storage)
         let cache = MetadataCache(request.storage, limitBytes: request.options.cacheBytes)

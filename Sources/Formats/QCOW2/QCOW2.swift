@@ -1,7 +1,7 @@
 internal import Bytes
 package import Storage
 
-/// qcow2 versions 2 and 3 (QEMU, docs/interop/qcow2), for reading: every cluster size and refcount width, zero and
+/// qcow2 versions 2 and 3 (QEMU, docs/interop/qcow2), for reading and writing: every cluster size and refcount width, zero and
 /// compressed clusters, subclusters, backing and data files, and internal snapshots.
 package enum QCOW2: ImageFormat {
     package static let name = "qcow2"
@@ -27,18 +27,37 @@ package enum QCOW2: ImageFormat {
 
     package static func open(_ request: OpenRequest) throws(ImageError) -> any FormatDriver {
         let storage = request.storage
-        let header = try Header(reading: storage)
+        let header = try headerForUse(request)
         let extensions = try Extensions(reading: storage, header)
         try header.checkFeatures(names: extensions.featureNames)
         let tables = try header.activeTables(fileSize: storage.size)
         let parent = try backingReference(header, extensions, in: storage)
         let dataFile = try openDataFile(header, extensions, request.companions)
-        let cache = MetadataCache(storage, limitBytes: request.options.cacheBytes)
+        let cacheBytes = request.options.cacheBytes
+        let store = request.isWritable ? MetadataStore(storage, limitBytes: cacheBytes) : nil
+        let cache = store?.reader ?? MetadataCache(storage, limitBytes: cacheBytes)
         let snapshots = try SnapshotTable(reading: cache, header)
         let image = OpenImage(
             header: header, files: dataFile.map { [storage, $0] } ?? [storage], cache: cache, parent: parent,
             decoder: dataFile == nil ? header.decoder : nil, snapshots: snapshots)
-        return Driver(image, tables, shape: shape(of: header, extensions, parent, snapshots))
+        var writer: Writer?
+        if let store {
+            try checkWritable(header, snapshots)
+            writer = try Writer(
+                image, tables, store: store, fixed: fixedTables(header, extensions, snapshots),
+                cacheBytes: cacheBytes)
+        }
+        return Driver(image, tables, shape: shape(of: header, extensions, parent, snapshots), writer: writer)
+    }
+
+    /// The header. Where the image is to be written and was not closed, its refcounts are made right first.
+    private static func headerForUse(_ request: OpenRequest) throws(ImageError) -> Header {
+        let header = try Header(reading: request.storage)
+        guard request.isWritable, header.has(.dirty), !header.has(.corrupt), !header.hasUnknownFeatures else {
+            return header
+        }
+        try repair(request.storage)
+        return try Header(reading: request.storage)
     }
 
     private static func refuseFeatures(of header: Header, in storage: any Storage) throws(ImageError) {

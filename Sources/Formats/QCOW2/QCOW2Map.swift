@@ -11,23 +11,28 @@ extension QCOW2 {
 
         private let image: OpenImage
         private let isSnapshot: Bool
-        private let tables: Tables
-        private let rules: EntryRules
+        let tables: Tables
+        let rules: EntryRules
         private let cache: MetadataCache
-        private let imageFile: any Storage
-        private let dataFile: any Storage
-        private let dataSlot: FileSlot
+        let imageFile: any Storage
+        let dataFile: any Storage
+        let dataSlot: FileSlot
+        /// What changes the image; nil where it is open for reading, and in snapshots.
+        let writer: Writer?
 
         /// How many table entries one `map` looks at before it stops early.
         private static let walkLimit: UInt64 = 1 << 17
         /// How many words of a table are copied at a time: 1 KiB, which stays on the stack.
-        private static let batchWords = 128
+        static let batchWords = 128
         /// From here on a walk asks the host for holes in a table, at the start of each page.
         private static let holePage: UInt64 = 4096
 
         /// The disk that `tables` describes.
-        init(_ image: OpenImage, _ tables: Tables, shape: DiskShape, isSnapshot: Bool = false) {
+        init(
+            _ image: OpenImage, _ tables: Tables, shape: DiskShape, isSnapshot: Bool = false, writer: Writer? = nil
+        ) {
             self.image = image
+            self.writer = writer
             self.tables = tables
             self.shape = shape
             self.isSnapshot = isSnapshot
@@ -84,7 +89,7 @@ extension QCOW2 {
             return runs.append(.hole, length: (index + 1 + more) << tables.tableBits - position)
         }
 
-        private func readWord(at place: UInt64, into word: inout UInt64) throws(ImageError) {
+        func readWord(at place: UInt64, into word: inout UInt64) throws(ImageError) {
             var raw: UInt64 = 0
             var failure: ImageError?
             withUnsafeMutableBytes(of: &raw) { buffer in
@@ -131,7 +136,7 @@ extension QCOW2 {
         }
 
         /// Copies up to `batchWords` words, still big-endian, to the stack and hands them to `body`.
-        private func withWords<Result>(
+        func withWords<Result>(
             at place: UInt64, count: Int, _ body: (UnsafeBufferPointer<UInt64>) throws(ImageError) -> Result
         ) throws(ImageError) -> Result {
             try withUnsafeTemporaryAllocation(of: UInt64.self, capacity: Self.batchWords) {

@@ -21,6 +21,8 @@ extension QCOW2 {
         /// What is wrong with the rest of the table, as a sentence; nil when all of it was read. The active disk does not
         /// need the table, so damage in it does not keep the image from being read.
         private(set) var damage: String?
+        /// The length of the table in bytes, as far as it was read.
+        private(set) var byteCount: UInt64 = 0
 
         /// The fixed part of an entry in bytes.
         private static let fixedBytes = 40
@@ -44,7 +46,8 @@ extension QCOW2 {
                 entries.append(entry.entry)
                 infos.append(entry.entry.info)
                 position = entry.end
-                guard position - header.snapshotsOffset <= 64 << 20 else {
+                byteCount = position - header.snapshotsOffset
+                guard byteCount <= 64 << 20 else {
                     throw ImageError(.malformed, "the snapshot table is larger than 64 MiB")
                 }
             }

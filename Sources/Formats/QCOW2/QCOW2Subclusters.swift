@@ -4,8 +4,10 @@ extension QCOW2 {
     /// The second word of an extended L2 entry: for each of 32 subclusters whether it has bytes of its own, or reads as
     /// zeros (QEMU, docs/interop/qcow2, "Extended L2 Entries").
     struct SubclusterMap: BitwiseCopyable, Sendable {
-        private let allocated: UInt32
-        private let zero: UInt32
+        /// The subclusters with bytes of their own, a bit each.
+        let allocated: UInt32
+        /// The subclusters that read as zeros.
+        let zero: UInt32
 
         /// How many subclusters a cluster has.
         static let count = 32
