@@ -21,6 +21,7 @@ package enum VHDX: ImageFormat {
     }
 
     package static func open(_ request: OpenRequest) throws(ImageError) -> any FormatDriver {
+        if request.isWritable { return try VHDXOpen.open(request) }
         let foundation = try VHDXFoundation(request.storage)
         return try VHDXDriver(foundation, cacheBytes: request.options.cacheBytes)
     }

@@ -7,8 +7,11 @@ final class VHDXDriver: FormatDriver {
     let files: [any Storage]
     let parent: ParentReference?
 
+    /// What writes; nil in an image that is open for reading.
+    let writer: VHDXWriter?
+
     private let table: VHDXTable
-    private let regions: VHDXRegions
+    private let lookup: VHDXLookup
     private let view: any Storage
     private let replay: VHDXReplay?
     private let cache: MetadataCache
@@ -18,21 +21,31 @@ final class VHDXDriver: FormatDriver {
     private static let replayed = FileSlot(rawValue: 1)
     /// How many entries are looked at together.
     private static let batch: UInt64 = 64
-    /// How many bytes of a sector bitmap are looked at together: 4096 sectors.
-    private static let bitmapBatch = 512
     /// After so many blocks the host is asked again whether the table is a hole: 32 KiB of entries.
     private static let stepBlocks: UInt64 = 4096
     /// After so many bytes of entries and sector bitmaps a walk ends early.
     private static let walkBytes: UInt64 = 1 << 20
 
     /// Reads the parent locator and lays out the table. Throws `.malformed`, `.unsupported`, `.corrupt` or `.io`.
-    init(_ foundation: VHDXFoundation, cacheBytes: Int) throws(ImageError) {
+    ///
+    /// An image is opened for writing with its log empty.
+    init(_ foundation: VHDXFoundation, cacheBytes: Int, isWritable: Bool = false) throws(ImageError) {
         replay = foundation.replay
         view = foundation.view
-        regions = foundation.regions
         isFixed = foundation.metadata.leavesBlocksAllocated
         table = try VHDXTable(foundation.metadata, foundation.regions.table, in: foundation.view)
-        cache = MetadataCache(foundation.view, limitBytes: cacheBytes)
+        if isWritable {
+            // The log replaces whole pages of 4 KiB.
+            let store = MetadataStore(
+                foundation.storage, limitBytes: cacheBytes, granularity: Int(VHDXLog.sectorBytes))
+            cache = store.reader
+            lookup = VHDXLookup(table: table, regions: foundation.regions, view: view, cache: cache)
+            writer = try VHDXWriter(foundation, lookup, store)
+        } else {
+            cache = MetadataCache(foundation.view, limitBytes: cacheBytes)
+            lookup = VHDXLookup(table: table, regions: foundation.regions, view: view, cache: cache)
+            writer = nil
+        }
         if foundation.metadata.hasParent, let locator = foundation.metadata.locator {
             parent = try VHDXParent.reference(foundation.view, locator)
         } else {
@@ -53,7 +66,11 @@ final class VHDXDriver: FormatDriver {
             let block = table.block(of: position)
             let last = table.block(of: limit.upper - 1)
             let count = min(last - block + 1, table.blocksInChunk(from: block), Self.batch)
-            guard let isEmpty = try walk(block, count: count, detail, &runs, &budget) else { return }
+            guard let isEmpty = try walk(block, count: count, detail, &runs, &budget) else {
+                // Nothing at all was added where a write changed the first block meanwhile: look again.
+                if runs.count == 0 { continue }
+                return
+            }
             budget -= min(budget, count * VHDXTable.entryBytes)
             // Where the table itself is a hole of the host file, one step covers it. Asked for long ranges only, and once
             // for so many blocks that the entries between fill several pages.
@@ -102,14 +119,12 @@ final class VHDXDriver: FormatDriver {
             case .absent: goesOn = runs.append(.hole, length: length)
             case .zeros: goesOn = runs.append(.zero, length: length)
             case .full:
-                let offset = try check(entry, of: current)
+                let offset = try lookup.check(entry, of: current)
                 goesOn = try addData(
                     at: offset + (position - table.start(of: current)), length: length, detail, &runs)
             case .partial: goesOn = try addPartial(entry, of: current, length: length, &runs, &budget)
             case .invalid:
-                throw ImageError(
-                    .corrupt, "a block's entry has a reserved state or reserved bits set",
-                    at: table.place(ofEntry: table.entry(of: current)).rawValue)
+                throw lookup.reservedState(current)
             }
             guard goesOn else { return nil }
         }
@@ -131,23 +146,6 @@ final class VHDXDriver: FormatDriver {
     }
 
     // MARK: - Blocks in the file
-
-    /// Where a block lies that its entry says is present. Throws `.corrupt` where that cannot be.
-    private func check(_ entry: VHDXEntry, of block: UInt64) throws(ImageError) -> UInt64 {
-        let length = table.length(of: block)
-        try check(entry.offset, length, at: table.entry(of: block))
-        return entry.offset
-    }
-
-    private func check(_ offset: UInt64, _ length: UInt64, at entry: UInt64) throws(ImageError) {
-        guard offset.checkedAdding(length) != nil else {
-            throw ImageError(
-                .corrupt, "a block lies past the end of the file", at: table.place(ofEntry: entry).rawValue)
-        }
-        if let owner = regions.collision(at: offset, length: length) {
-            throw ImageError(.corrupt, owner.collision, at: table.place(ofEntry: entry).rawValue)
-        }
-    }
 
     /// Adds bytes that are verbatim in the file, as far as the file reaches. Returns false when nothing more fits.
     private func addData(
@@ -193,8 +191,23 @@ final class VHDXDriver: FormatDriver {
 
     // MARK: - Sector bitmaps
 
-    /// Adds the runs of a block of which some sectors are here and the others in the parent.
+    /// Adds the runs of a block of which some sectors are here and the others in the parent. In an image that is being
+    /// written the entry may have changed before the bits were read, which then belong to another state of the block:
+    /// nothing is added in that case, and the answer ends here.
     private func addPartial(
+        _ entry: VHDXEntry, of block: UInt64, length: UInt64, _ runs: inout ExtentList, _ budget: inout UInt64
+    ) throws(ImageError) -> Bool {
+        guard writer != nil else { return try addSectors(entry, of: block, length: length, &runs, &budget) }
+        let before = runs
+        let goesOn = try addSectors(entry, of: block, length: length, &runs, &budget)
+        guard try lookup.entry(of: block).word == entry.word else {
+            runs = before
+            return false
+        }
+        return goesOn
+    }
+
+    private func addSectors(
         _ entry: VHDXEntry, of block: UInt64, length: UInt64, _ runs: inout ExtentList, _ budget: inout UInt64
     ) throws(ImageError) -> Bool {
         guard table.hasParent else {
@@ -202,13 +215,13 @@ final class VHDXDriver: FormatDriver {
                 .corrupt, "a block is partially present in a disk without a parent",
                 at: table.place(ofEntry: table.entry(of: block)).rawValue)
         }
-        let payload = try check(entry, of: block)
-        let bitmap = try bitmap(of: block)
+        let payload = try lookup.check(entry, of: block)
+        let bitmap = try lookup.bitmap(of: block)
         let start = table.start(of: block)
         let end = runs.remaining.lower + min(length, runs.remaining.length)
         while runs.remaining.lower < end {
             let position = runs.remaining.lower
-            let (isHere, bits) = try sectorRun(bitmap, from: position, to: end)
+            let (isHere, bits) = try lookup.sectorRun(bitmap, from: position, to: end)
             // The first sector may be asked for from its middle on.
             let step = min(end, (position / table.sectorSize + bits) * table.sectorSize) - position
             if isHere {
@@ -222,61 +235,5 @@ final class VHDXDriver: FormatDriver {
             guard budget > 0 else { return false }
         }
         return !runs.isComplete
-    }
-
-    /// Where the sector bitmap is that covers a block. Throws `.corrupt` where there is none.
-    private func bitmap(of block: UInt64) throws(ImageError) -> UInt64 {
-        let index = table.bitmapEntry(of: block)
-        var word: UInt64 = 0
-        var failure: ImageError?
-        withUnsafeMutableBytes(of: &word) { buffer in
-            do throws(ImageError) { try cache.read(at: table.place(ofEntry: index), into: buffer) } catch {
-                failure = error
-            }
-        }
-        if let failure { throw failure }
-        let entry = VHDXEntry(word: UInt64(littleEndian: word))
-        guard entry.isBitmapPresent else {
-            throw ImageError(
-                .corrupt, "a block is partially present, but its sector bitmap is not present",
-                at: table.place(ofEntry: index).rawValue)
-        }
-        try check(entry.offset, VHDXTable.bitmapBytes, at: index)
-        guard view.holds(HostOffset(entry.offset), count: VHDXTable.bitmapBytes) else {
-            throw ImageError(.corrupt, "the file ends within a sector bitmap; it is truncated", at: entry.offset)
-        }
-        return entry.offset
-    }
-
-    /// Whether the sector at `position` is in this file, and how many sectors from it on, up to `end`, are alike. Bit 0
-    /// of byte 0 is the chunk's first sector ([MS-VHDX] 2.4).
-    private func sectorRun(
-        _ bitmap: UInt64, from position: UInt64, to end: UInt64
-    ) throws(ImageError) -> (isHere: Bool, count: UInt64) {
-        var bit = table.bitmapBit(of: position)
-        let limit = table.bitmapBit(of: end - 1) + 1
-        var run: (isHere: Bool, count: UInt64) = (false, 0)
-        var failure: ImageError?
-        withUnsafeTemporaryAllocation(byteCount: Self.bitmapBatch, alignment: 8) { bytes in
-            while bit < limit {
-                let first = bit / 64 * 8
-                let part = UnsafeMutableRawBufferPointer(
-                    rebasing: bytes[0..<min(Self.bitmapBatch, Int((limit - 1) / 64 * 8 + 8 - first))])
-                do throws(ImageError) { try cache.read(at: HostOffset(bitmap + first), into: part) } catch {
-                    failure = error
-                    return
-                }
-                let partEnd = min(limit, (first + UInt64(part.count)) * 8)
-                let found = Bitmap.run(
-                    UnsafeRawBufferPointer(part), from: Int(bit - first * 8), to: Int(partEnd - first * 8),
-                    order: .lowestFirst)
-                if run.count > 0, found.isSet != run.isHere { return }
-                run = (found.isSet, run.count + UInt64(found.length))
-                bit += UInt64(found.length)
-                if bit < partEnd { return }
-            }
-        }
-        if let failure { throw failure }
-        return run
     }
 }

@@ -42,6 +42,9 @@ struct VHDXSpan: BitwiseCopyable {
 
     /// The byte after the last one.
     var end: UInt64 { offset + length }
+
+    /// The units of 1 MiB that it takes.
+    var units: Range<UInt64> { offset / VHDX.unit..<end.dividedRoundingUp(by: VHDX.unit) }
 }
 
 /// The region table: where the BAT, the metadata and anything else is ([MS-VHDX] 2.2.3).

@@ -31,6 +31,15 @@ final class VHDXReplay: Storage {
     private let pages: [VHDXChanges.Page]
     private let zeros: [VHDXChanges.Zeros]
 
+    /// The size of the file before the replay.
+    var fileSize: UInt64 { baseSize }
+
+    /// The ranges that become zeros but for the pages within them, ascending.
+    var zeroedRanges: [VHDXChanges.Zeros] { zeros }
+
+    /// Where the pages of 4 KiB lie whose bytes are in the log, ascending.
+    var pageOffsets: [UInt64] { pages.map(\.offset) }
+
     /// How many pages and zeroed ranges differ from the file.
     var changeCount: Int { pages.count + zeros.count }
 
