@@ -50,6 +50,10 @@ int clinux_known_facts_at(int directory, const char *path, struct clinux_file_fa
     return facts_of(directory, path, AT_STATX_DONT_SYNC, facts);
 }
 
+int clinux_known_facts_of(int descriptor, struct clinux_file_facts *facts) {
+    return facts_of(descriptor, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, facts);
+}
+
 int clinux_open_beneath(int directory, const char *path, int flags) {
     struct open_how how = {
         .flags = (uint64_t)(flags | O_CLOEXEC),
@@ -98,6 +102,9 @@ int clinux_zero_range(int descriptor, int64_t offset, int64_t count) {
 }
 
 int clinux_allocate(int descriptor, int64_t offset, int64_t count) { return fallocate(descriptor, 0, offset, count); }
+int clinux_fallocate(int descriptor, int mode, int64_t offset, int64_t count) {
+    return fallocate(descriptor, mode, offset, count);
+}
 
 int clinux_block_device_size(int descriptor, uint64_t *size) { return ioctl(descriptor, BLKGETSIZE64, size); }
 

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 const int clinux_path_only = O_PATH;
+const int clinux_past_cache = O_DIRECT;
 
 // AT_STATX_DONT_SYNC keeps the kernel from asking the server: a mount that nobody serves yet, or that hangs, answers.
 int clinux_mount_device(const char *path, uint64_t *device) {

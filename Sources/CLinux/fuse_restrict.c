@@ -18,11 +18,13 @@
 
 int clinux_no_new_privileges(void) { return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); }
 
-int clinux_drop_capabilities(void) {
+int clinux_drop_capabilities(int writes) {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
     struct __user_cap_data_struct sets[2];
     if (syscall(SYS_capget, &header, sets) != 0) return -1;
-    uint32_t kept = sets[0].permitted & (1u << CAP_DAC_READ_SEARCH);
+    uint32_t wanted = 1u << CAP_DAC_READ_SEARCH;
+    if (writes) wanted |= 1u << CAP_DAC_OVERRIDE;
+    uint32_t kept = sets[0].permitted & wanted;
     memset(sets, 0, sizeof sets);
     sets[0].permitted = kept;
     sets[0].effective = kept;
@@ -43,7 +45,7 @@ static void allow(int rules, const char *path, uint64_t access) {
     close(descriptor);
 }
 
-int clinux_landlock(const char *const *readable, const char *const *writable) {
+int clinux_landlock(const char *const *readable, const char *const *changeable, const char *const *writable) {
     int version = (int)syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
     if (version <= 0) return errno == ENOSYS || errno == EOPNOTSUPP ? 0 : -1;
     // The rights of the first version, all of them: what a later kernel adds stays allowed.
@@ -52,12 +54,29 @@ int clinux_landlock(const char *const *readable, const char *const *writable) {
     int rules = (int)syscall(SYS_landlock_create_ruleset, &attributes, sizeof attributes, 0u);
     if (rules < 0) return -1;
     for (; *readable != NULL; readable++) allow(rules, *readable, read_access);
+    for (; *changeable != NULL; changeable++) allow(rules, *changeable, read_access | LANDLOCK_ACCESS_FS_WRITE_FILE);
     for (; *writable != NULL; writable++) allow(rules, *writable, all & ~(uint64_t)LANDLOCK_ACCESS_FS_EXECUTE);
     int result = (int)syscall(SYS_landlock_restrict_self, rules, 0u);
     int code = errno;
     close(rules);
     errno = code;
     return result == 0 ? version : -1;
+}
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+
+int clinux_io_flusher(void) { return prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0); }
+
+int clinux_protect_from_oom(void) {
+    int descriptor = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (descriptor < 0) return -1;
+    ssize_t count = write(descriptor, "-900", 4);
+    int code = errno;
+    close(descriptor);
+    errno = code;
+    return count == 4 ? 0 : -1;
 }
 
 #if defined(__x86_64__)

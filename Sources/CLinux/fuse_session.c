@@ -7,6 +7,7 @@
 #include <fuse_log.h>
 #include <fuse_lowlevel.h>
 #include <linux/fuse.h>
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,8 @@ static __thread struct {
     int reading_end, writing_end;  // valid while capacity > 0
     int capacity;                  // of the pipe in bytes; 0: not made yet; -1: cannot be made
     int slots;                     // how many pieces it holds: one for each page of the machine
+    int writes;                    // whether memory is touched before it is needed
+    void *touched;                 // the request buffer whose pages are there
 } worker;
 
 static void (*log_sink)(const char *line);
@@ -42,6 +45,12 @@ void clinux_fuse_log_to(void (*sink)(const char *line)) {
     fuse_set_log_func(log_line);
 }
 
+// Makes the pages of `memory` from `start` on be there, whatever they hold.
+static void touch(void *memory, size_t start, size_t size) {
+    volatile char *bytes = memory;
+    for (size_t place = start; place < size; place += PAGE) bytes[place] = 0;
+}
+
 int clinux_fuse_serve_one(struct fuse_session *session) {
     for (;;) {
         int count = fuse_session_receive_buf(session, &worker.request);
@@ -55,13 +64,13 @@ int clinux_fuse_serve_one(struct fuse_session *session) {
         if ((size_t)count < sizeof(struct fuse_in_header)) continue;
         memcpy(&worker.unique, (char *)worker.request.mem + offsetof(struct fuse_in_header, unique), sizeof(uint64_t));
         worker.device = fuse_session_fd(session);
+        if (worker.writes && worker.touched != worker.request.mem) {
+            worker.touched = worker.request.mem;
+            touch(worker.request.mem, (size_t)count, malloc_usable_size(worker.request.mem));
+        }
         fuse_session_process_buf(session, &worker.request);
         return 1;
     }
-}
-
-void clinux_fuse_serve(struct fuse_session *session) {
-    while (clinux_fuse_serve_one(session)) {}
 }
 
 static void drop_pipe(void) {
@@ -99,6 +108,20 @@ static int make_pipe(void) {
     worker.reading_end = ends[0];
     worker.writing_end = ends[1];
     return 0;
+}
+
+void clinux_fuse_serve(struct fuse_session *session, int writes) {
+    worker.writes = writes;
+    if (writes) {
+        if (clinux_fuse_buffer() != NULL) touch(worker.buffer, 0, CLINUX_FUSE_BUFFER);
+        if (worker.capacity == 0) (void)make_pipe();
+    }
+    while (clinux_fuse_serve_one(session)) {}
+}
+
+int clinux_fuse_reply_open(struct fuse_req *request, uint64_t handle, uint32_t flags) {
+    struct fuse_open_out answer = {.fh = handle, .open_flags = flags};
+    return fuse_reply_buf(request, (const char *)&answer, sizeof answer);
 }
 
 int clinux_fuse_reply_begin(size_t length, int *pages) {

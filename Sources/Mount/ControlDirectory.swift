@@ -41,7 +41,10 @@ final class StatusFile: FileContent {
         return result
     }
 
-    func open() throws(ImageError) -> OpenFile { OpenFile(text: text()) }
+    func open(_ mode: OpenMode) throws(ImageError) -> OpenFile {
+        if mode.isWriting { throw context.options.isWritable ? .fileForReading : .mountedForReading }
+        return OpenFile(text: text())
+    }
 
     private func text() -> [UInt8] {
         let options = context.options
@@ -49,7 +52,8 @@ final class StatusFile: FileContent {
         var lines = [
             "\"version\": \(quoted(options.version))", "\"pid\": \(getpid())",
             "\"source\": \(quoted(options.source))", "\"mountpoint\": \(quoted(options.mountpoint))",
-            "\"mode\": \(quoted(options.isDirectoryMode ? "directory" : "image"))", "\"access\": \"read-only\"",
+            "\"mode\": \(quoted(options.isDirectoryMode ? "directory" : "image"))",
+            "\"access\": \(quoted(options.isWritable ? "read-write" : "read-only"))",
             "\"views\": [\(enabled.joined(separator: ", "))]",
             "\"options\": [\(options.kernelMountOptions.map(quoted).joined(separator: ", "))]",
         ]
@@ -68,7 +72,10 @@ final class StatusFile: FileContent {
             "\"layers\": \(disk.layers.count)", "\"open\": \(users)",
             "\"reads\": \(counters.reads.load(ordering: .relaxed))",
             "\"bytes\": \(counters.bytes.load(ordering: .relaxed))",
-            "\"errors\": \(counters.errors.load(ordering: .relaxed))",
+            "\"errors\": \(counters.errors.load(ordering: .relaxed))", "\"writable\": \(disk.isWritable)",
+            "\"writes\": \(counters.writes.load(ordering: .relaxed))",
+            "\"bytesWritten\": \(counters.bytesWritten.load(ordering: .relaxed))",
+            "\"uncommitted\": \(image.isUncommitted)",
         ]
         return "{\(fields.joined(separator: ", "))}"
     }

@@ -1,9 +1,11 @@
 internal import Synchronization
 
-/// How much was read of one image, through all files that show it.
-final class ReadCounters: Sendable {
+/// How much was read and written of one image, through all files that show it.
+final class AccessCounters: Sendable {
     let reads = Atomic<UInt64>(0)
     let bytes = Atomic<UInt64>(0)
+    let writes = Atomic<UInt64>(0)
+    let bytesWritten = Atomic<UInt64>(0)
     let errors = Atomic<UInt64>(0)
 }
 

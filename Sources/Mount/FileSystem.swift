@@ -28,6 +28,8 @@ final class FileSystem: Sendable {
         connection.pointee.want &= ~(UInt32(FUSE_CAP_SPLICE_READ) | UInt32(FUSE_CAP_EXPORT_SUPPORT))
         let wanted = UInt32(FUSE_CAP_ASYNC_READ) | UInt32(FUSE_CAP_ASYNC_DIO) | UInt32(FUSE_CAP_PARALLEL_DIROPS)
         connection.pointee.want |= connection.pointee.capable & wanted
+        // A disk that is written gets a new time with each write: the kernel would drop its pages at each look.
+        if context.options.isWritable { connection.pointee.want &= ~UInt32(FUSE_CAP_AUTO_INVAL_DATA) }
         connection.pointee.max_background = 64
         initialised.store(true, ordering: .releasing)
     }
@@ -74,13 +76,24 @@ final class FileSystem: Sendable {
         return (attributes.asStat, min(attributeTimeout(node), attributes.lifetime))
     }
 
-    /// Opens a file for reading. Throws what opening the image throws.
-    func open(_ id: UInt64) throws(ImageError) -> OpenFile {
+    /// Opens a file. Throws what opening the image throws.
+    func open(_ id: UInt64, _ mode: OpenMode) throws(ImageError) -> OpenFile {
         guard let node = table.node(id) else { throw ImageError(.missing, "no such file", errno: ESTALE) }
         guard case .file(let file) = node.content else {
             throw ImageError(.unsupported, "is a directory", errno: EISDIR)
         }
-        return try file.open()
+        return try file.open(mode)
+    }
+
+    /// Answers a change of attributes: `size` is the one to set, if there is one. Times of a disk are those of its image,
+    /// and who sets them is told that it is done; a size may be set to what it is. Throws EPERM for everything else.
+    func change(_ id: UInt64, size: UInt64?, onlyTimes: Bool) throws(ImageError) -> (attributes: stat, timeout: Double)
+    {
+        guard let node = table.node(id) else { throw ImageError(.missing, "no such file", errno: ESTALE) }
+        guard case .file(let file) = node.content, file.isWritable, onlyTimes else { throw .notPermitted }
+        let (attributes, timeout) = try attributes(of: id)
+        if let size, size != UInt64(attributes.st_size) { throw .notPermitted }
+        return (attributes, timeout)
     }
 
     /// Opens a directory for listing.
@@ -110,7 +123,7 @@ final class FileSystem: Sendable {
         result.f_bsize = unit
         result.f_frsize = unit
         result.f_namemax = 255
-        result.f_flag = UInt(ST_RDONLY)
+        if !context.options.isWritable { result.f_flag = UInt(ST_RDONLY) }
         return result
     }
 }

@@ -163,7 +163,7 @@ final class HostDirectory: DirectoryContent {
 
     /// What the kernel must forget when the host's `name` has changed.
     func forgetting(_ name: Name, _ table: NodeTable) -> [Invalidation] {
-        guard let id = table.number(of: key) else { return [] }
+        guard let id = table.number(of: key), !isOurDoing(name, table) else { return [] }
         let usual = ExposedName.of(name)
         let kinds = ViewKind.allCases.filter { $0.isWanted(tree.context.options) }
         let names = [name, usual, ExposedName.yielding(usual)] + kinds.map { $0.directoryName(name) }
@@ -175,6 +175,16 @@ final class HostDirectory: DirectoryContent {
             result.append(.node(number))
         }
         return result
+    }
+
+    /// Whether the file is an image that we have open for writing: nobody else changes it, and the kernel has been told.
+    private func isOurDoing(_ name: Name, _ table: NodeTable) -> Bool {
+        guard tree.context.options.isWritable else { return false }
+        let child = place.withLock { $0 }.appending(name)
+        guard let facts = try? child.facts(), let number = table.number(of: .host(facts.identity)),
+            case .file(let file)? = table.node(number)?.content, let image = file as? ImageFile
+        else { return false }
+        return image.writableDisk != nil
     }
 
     /// What the kernel must forget when anything may have changed.

@@ -18,7 +18,7 @@ final class ImageFile: FileContent {
     /// What is known of the disk without opening it: its size, or why it has none.
     typealias Peek = Result<UInt64, ImageError>
 
-    private struct State {
+    struct State {
         var source: Source
         var facts: HostFacts
         var peek: Peek
@@ -31,10 +31,12 @@ final class ImageFile: FileContent {
         var generation: UInt64 = 0
         var allocated: UInt64?
         var fault: Fault?
+        /// No commit by the keeper before this: the last one failed.
+        var restsUntil: ContinuousClock.Instant?
     }
 
     /// Why the image could not be opened, and when that was found.
-    private struct Fault {
+    struct Fault {
         var text: String
         var since: ContinuousClock.Instant
         /// The count of `MountContext.changes` then.
@@ -45,19 +47,20 @@ final class ImageFile: FileContent {
 
     let context: MountContext
     let timeout = 1.0
-    let counters = ReadCounters()
-    private let state: Mutex<State>
+    let counters = AccessCounters()
+    let writing = WriteState()
+    let state: Mutex<State>
     /// Held by the one who opens the image. `state` is never held across a call to the host: whoever only asks for
     /// attributes does not wait for a slow one.
-    private let opening = Mutex<Void>(())
+    let opening = Mutex<Void>(())
     private let told = Generation()
 
     /// How long an image of a directory stays open without a reader.
-    private static let grace = Duration.seconds(3)
+    static let grace = Duration.seconds(3)
     /// How long an image counts as broken before it is shown as if it could be opened again.
     private static let memory = Duration.seconds(60)
     /// How long the same reason is not repeated in the log.
-    private static let quiet = Duration.seconds(10)
+    static let quiet = Duration.seconds(10)
 
     init(context: MountContext, source: Source, facts: HostFacts, peek: Peek, disk: Disk? = nil) {
         self.context = context
@@ -90,6 +93,8 @@ final class ImageFile: FileContent {
                 throw ImageError(.missing, "the image is gone", errno: ESTALE)
             }
             guard now != known else { return }
+            // Our own writes change the file; nobody else can change it now.
+            if state.withLock({ $0.disk?.isWritable == true }) { return learn(now, nil) }
             guard case .image(let peek) = classifier.verdict(of: place, now) else {
                 throw ImageError(.missing, "the file is no image any more", errno: ESTALE)
             }
@@ -108,8 +113,9 @@ final class ImageFile: FileContent {
 
     func attributes() throws(ImageError) -> FileAttributes {
         try refresh()
+        countAllocated()
         return state.withLock { state in
-            var result = context.fileAttributes(state.facts)
+            var result = context.fileAttributes(state.facts, isWritable: isWritable)
             switch state.peek {
             case .success(let size):
                 result.size = size
@@ -117,6 +123,8 @@ final class ImageFile: FileContent {
                 result.blocks = Self.blocks(state)
             case .failure: result.mode = 0
             }
+            // Writes through other files of the mount change them as well.
+            if state.disk?.isWritable == true { result.lifetime = 1 }
             if isBroken(state) { (result.mode, result.lifetime) = (0, 1) }
             return result
         }
@@ -138,35 +146,48 @@ final class ImageFile: FileContent {
     /// The facts of the host file as last seen.
     var facts: HostFacts { state.withLock { $0.facts } }
 
-    func open() throws(ImageError) -> OpenFile {
-        let (disk, generation) = try acquire()
-        return OpenFile(disk: disk, keepsCache: told.isKnown(generation), counters: counters) { [self] in release() }
+    func open(_ mode: OpenMode) throws(ImageError) -> OpenFile {
+        try context.admit(mode, name)
+        let (disk, generation) = try acquire(writing: mode.isWriting)
+        let isAside = disk.isWritable && mode.isWriting && mode.isDirect
+        let role = OpenRole(
+            image: self, start: 0, isWhole: true, isWriter: mode.isWriting, isAside: isAside, isParallel: isAside)
+        var keepsCache = told.isKnown(generation)
+        if disk.isWritable, !isAside, !writing.opensCached() { keepsCache = false }
+        return OpenFile(disk: disk, role: role, keepsCache: keepsCache)
     }
 
     /// The open disk, held for one user until `release()`, and how often its content has changed. Every failure is an I/O
-    /// error with a line in the log, whatever is wrong with the image; only one that is gone is `.missing`.
-    func acquire() throws(ImageError) -> (disk: Disk, generation: UInt64) {
+    /// error with a line in the log, whatever is wrong with the image; only one that is gone is `.missing`. For `writing`
+    /// the disk is writable, or this throws `.readOnly` or `.busy` where it cannot be.
+    func acquire(writing: Bool = false) throws(ImageError) -> (disk: Disk, generation: UInt64) {
         do throws(ImageError) {
             try refresh()
+            if writing { return try acquireForWriting() }
             return try opening.withLock { (_) throws(ImageError) in try current() }
         } catch {
+            if writing { throw failedToWrite(error) }
             throw error.errno == ESTALE ? error : failed(error)
         }
     }
 
-    /// Gives back what `acquire` gave.
-    func release() {
+    /// Gives back what `acquire` gave. What a writer leaves uncommitted is committed soon.
+    func release(wasWriter: Bool = false) {
         state.withLock { state in
             state.users -= 1
             if state.users == 0 { state.idleSince = .now }
         }
+        guard wasWriter, isUncommitted else { return }
+        self.writing.isReleased.store(true, ordering: .relaxed)
+        context.keeper.wake()
     }
 
-    /// Closes the image if nobody has used it for a while. Returns whether it is still open.
+    /// Closes the image if nobody has used it for a while; one that is writable is the keeper's. Returns whether it is
+    /// still open.
     func closeIfIdle(at now: ContinuousClock.Instant) -> Bool {
         let closed = state.withLock { (state) -> Disk? in
             guard case .found = state.source, state.users == 0, let since = state.idleSince,
-                now - since >= Self.grace, let disk = state.disk
+                now - since >= Self.grace, let disk = state.disk, !disk.isWritable
             else { return nil }
             state.disk = nil
             // Under the lock: whoever opens it again counts it after this.
@@ -185,12 +206,18 @@ final class ImageFile: FileContent {
     /// `opening` held.
     private func current() throws(ImageError) -> (disk: Disk, generation: UInt64) {
         let known = state.withLock { $0 }
+        // Nobody else can change what we may write.
+        if let disk = known.disk, disk.isWritable { return (disk, take(disk, known.stamps)) }
         if let disk = known.disk {
             let stamps = try disk.stamps()
             if stamps == known.stamps { return (disk, take(disk, stamps)) }
             context.log.warning("\(disk.name): the image has changed while it was open; it is opened again")
         }
-        let disk = try reopen(known)
+        return try takeNew(try reopen(known, writing: false))
+    }
+
+    /// Makes a disk just opened the one that is open.
+    func takeNew(_ disk: Disk) throws(ImageError) -> (disk: Disk, generation: UInt64) {
         let (stamps, allocated) = (try disk.stamps(), try disk.allocatedBytes())
         state.withLock { state in
             state.peek = .success(disk.size)
@@ -200,7 +227,7 @@ final class ImageFile: FileContent {
     }
 
     /// Makes `disk` the open one with one more user. Returns how often the content has changed.
-    private func take(_ disk: Disk, _ stamps: [FileStamp]) -> UInt64 {
+    func take(_ disk: Disk, _ stamps: [FileStamp]) -> UInt64 {
         // What it replaces ends outside the lock.
         let (generation, old) = state.withLock { (state) -> (UInt64, Disk?) in
             let old = state.disk
@@ -241,6 +268,9 @@ final class ImageFile: FileContent {
         return ImageError(.io, "the image cannot be opened", errno: EIO, detail: fault.text)
     }
 
+    /// The image in messages.
+    var name: String { Self.text(state.withLock { $0.source }) }
+
     private static func text(_ source: Source) -> String {
         switch source {
         case .named(let path): path
@@ -248,19 +278,21 @@ final class ImageFile: FileContent {
         }
     }
 
-    private func reopen(_ state: State) throws(ImageError) -> Disk {
+    func reopen(_ state: State, writing: Bool) throws(ImageError) -> Disk {
+        var options = context.options.disk
+        options.isWritable = writing
         switch state.source {
-        case .named(let path): return try Disk.open(path: path, options: context.options.disk)
+        case .named(let path): return try Disk.open(path: path, options: options)
         case .found(let place, _):
             if case .failure(let error) = state.peek { throw error }
-            return try Self.open(place, expecting: state.facts.identity, context)
+            return try Self.open(place, expecting: state.facts.identity, options)
         }
     }
 
     /// Opens the image at a place, which must still hold the file that the node stands for. A name that no Swift string
     /// can carry is opened through the descriptor; such an image finds no parent by a relative path.
     private static func open(
-        _ place: HostPlace, expecting identity: FileIdentity, _ context: MountContext
+        _ place: HostPlace, expecting identity: FileIdentity, _ options: DiskOptions
     ) throws(ImageError) -> Disk {
         let descriptor = try place.open(clinux_path_only)
         defer { close(descriptor) }
@@ -268,10 +300,12 @@ final class ImageFile: FileContent {
         guard facts.identity == identity else {
             throw ImageError(.missing, "another file has taken the image's place", errno: ESTALE, file: place.text)
         }
-        var options = context.options.disk
+        var options = options
         if place.exactText == nil, options.format == nil, ExposedName.isRaw(place.path) { options.format = "raw" }
         let disk = try Disk.open(path: place.exactText ?? "/proc/self/fd/\(descriptor)", options: options)
-        guard try disk.stamps().first == facts.stamp else {
+        // Opening for writing may have repaired what a crash left.
+        let stamp = options.isWritable ? facts.stamp : try disk.stamps().first
+        guard stamp == facts.stamp else {
             throw ImageError(.busy, "the image changed while it was opened; try again", file: place.text)
         }
         return disk

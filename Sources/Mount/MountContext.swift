@@ -18,7 +18,11 @@ final class MountContext: Sendable {
     let changes = Atomic<UInt64>(0)
     /// Whether users other than the one who mounts may come.
     let isShared = Atomic<Bool>(false)
-    private let openImages = Mutex<[ObjectIdentifier: ImageFile]>([:])
+    /// Changes that pass by the page cache.
+    let aside = AsideQueue()
+    /// What commits while nobody asks.
+    let keeper: Keeper
+    private let openImages: OpenImages
     private let table = Mutex(WeakTable())
 
     private struct WeakTable {
@@ -28,6 +32,21 @@ final class MountContext: Sendable {
     init(_ options: MountOptions) {
         self.options = options
         log = options.log
+        let images = OpenImages()
+        openImages = images
+        keeper = Keeper(options) { images.all() }
+    }
+
+    /// Refuses an open that this mount does not allow at all. Throws `.readOnly` (EROFS), and EPERM for O_TRUNC: nothing
+    /// can be cut off a disk, and a program that believes it empty leaves out what it takes for zeros.
+    func admit(_ mode: OpenMode, _ name: @autoclosure () -> String) throws(ImageError) {
+        guard mode.isWriting else { return }
+        guard options.isWritable else { throw .mountedForReading }
+        guard mode.truncates, !options.truncationDiscards else { return }
+        log.notice(
+            "\(name()): refused to empty the disk; write with conv=notrunc (dd) or -n (qemu-img convert), or mount with -o truncate=discard"
+        )
+        throw ImageError(.denied, "a disk cannot be emptied by opening it", errno: EPERM)
     }
 
     /// Learns where the nodes of the mount are.
@@ -38,31 +57,45 @@ final class MountContext: Sendable {
 
     /// Lets the kernel ask anew for the attributes of the node with `key`.
     func attributesChanged(_ key: NodeKey) {
-        guard let id = table.withLock({ $0.table })?.number(of: key) else { return }
+        guard let id = number(of: key) else { return }
         invalidations.push([.node(id)])
     }
 
+    /// The number of the node with `key`; the disk of image mode may be the mountpoint itself.
+    func number(of key: NodeKey) -> UInt64? {
+        guard let table = table.withLock({ $0.table }) else { return nil }
+        if key == .image, case .file = table.root.content { return 1 }
+        return table.number(of: key)
+    }
+
+    /// The first failure of the end of a writable session, which becomes that of the mount.
+    let badEnd = Mutex<ImageError?>(nil)
+
+    /// Remembers that the end of a writable session failed.
+    func endedBadly(_ error: ImageError) { badEnd.withLock { $0 = $0 ?? error } }
+
     /// The images that have a disk open now.
-    func imagesOpen() -> [ImageFile] { openImages.withLock { Array($0.values) } }
+    func imagesOpen() -> [ImageFile] { openImages.all() }
 
     /// Counts an image among those that are open.
     func opened(_ image: ImageFile) {
-        openImages.withLock { $0[ObjectIdentifier(image)] = image }
+        openImages.add(image)
+        if options.isWritable { keeper.wake() }
         onOpened.withLock { $0 }?()
     }
 
     /// Counts it no longer.
     func closed(_ image: ImageFile) {
-        _ = openImages.withLock { $0.removeValue(forKey: ObjectIdentifier(image)) }
+        openImages.remove(image)
     }
 
     /// The attributes of a file of the mount that shows something of the host file with `facts`.
     ///
     /// Others may read it where they may read the host file, unless the user has said who may: a mount that everybody
     /// can reach must not open an image that only its owner can read.
-    func fileAttributes(_ facts: HostFacts) -> FileAttributes {
+    func fileAttributes(_ facts: HostFacts, isWritable: Bool) -> FileAttributes {
         var result = FileAttributes()
-        result.mode = 0o444 & ~(options.fmask ?? 0)
+        result.mode = (isWritable ? 0o644 : 0o444) & ~(options.fmask ?? 0)
         if options.fmask == nil, isShared.load(ordering: .relaxed) { result.mode &= facts.mode | 0o400 }
         fill(&result, from: facts)
         return result
@@ -97,6 +130,18 @@ final class MountContext: Sendable {
         attributes.modified = facts.modified
         attributes.changed = facts.changed
     }
+}
+
+/// The images of a mount that are open.
+final class OpenImages: Sendable {
+    private let images = Mutex<[ObjectIdentifier: ImageFile]>([:])
+
+    /// All of them now.
+    func all() -> [ImageFile] { images.withLock { Array($0.values) } }
+
+    func add(_ image: ImageFile) { images.withLock { $0[ObjectIdentifier(image)] = image } }
+
+    func remove(_ image: ImageFile) { _ = images.withLock { $0.removeValue(forKey: ObjectIdentifier(image)) } }
 }
 
 /// The facts of a host file or directory, as of one moment.

@@ -34,6 +34,8 @@ package final class MountSession: Sendable {
     /// Opens the image (image mode) or the directory, and checks the mountpoint. Throws what opening throws, and
     /// `.missing`, `.denied`, `.busy` or `.unsupported` about the mountpoint.
     package init(_ options: MountOptions) throws(ImageError) {
+        var options = options
+        options.disk.isWritable = options.isWritable
         self.options = options
         let mountpoint = try Mountpoint(options)
         context = MountContext(options)
@@ -59,13 +61,15 @@ package final class MountSession: Sendable {
         if helper < 0 { context.log.warning("no unmount helper: \(text(errno)); a signal cannot detach the mount") }
         let abort = clinux_abort_descriptor(device)
         if abort < 0 { context.log.debug("the connection cannot be aborted by number: \(text(errno))") }
+        context.keeper.mounted(device)
         mounted.withLock {
             $0 = Mounted(session: session, device: device, helper: helper, helperProcess: pid, abort: abort)
         }
     }
 
-    /// Answers requests until the last user of the mount is gone. `onReady` is called once the mount answers. Throws
-    /// `.io` when the mount does not come to life; it has been unmounted then.
+    /// Answers requests until the last user of the mount is gone, and then ends what was written. `onReady` is called once
+    /// the mount answers. Throws `.io` when the mount does not come to life; it has been unmounted then. Throws what the
+    /// end of a writable session throws, after all are ended.
     package func serve(onReady: () -> Void) throws(ImageError) {
         guard let mounted = mounted.withLock({ $0 }) else {
             throw ImageError(.io, "the mount was not made", errno: EINVAL, file: options.mountpoint)
@@ -78,6 +82,7 @@ package final class MountSession: Sendable {
             }
         }
         raiseReadAhead(mounted.device)
+        if options.isWritable { MemoryPressure(context.log).prepare() }
         if options.restrict { Restriction(options, context.log).apply() }
         let threads = ServingThreads(
             session: mounted.session, context: context, watcher: tree.watcher, table: system.table)
@@ -89,10 +94,13 @@ package final class MountSession: Sendable {
             detach()
             abort()
             threads.join()
+            try? context.keeper.finishAll()
             throw error
         }
         onReady()
         threads.join()
+        try context.keeper.finishAll()
+        if let failure = context.badEnd.withLock({ $0 }) { throw failure }
     }
 
     /// Detaches the mount from its path, so that it ends when its last user goes. Says in the log why it fails; the mount
@@ -100,8 +108,12 @@ package final class MountSession: Sendable {
     @discardableResult
     package func detach() -> Bool {
         guard let mounted = mounted.withLock({ $0 }) else { return false }
+        commit()
         let code = clinux_helper_ask(mounted.helper, CChar(bitPattern: UInt8(ascii: "d")))
-        guard code != 0 else { return true }
+        guard code != 0 else {
+            context.keeper.detached()
+            return true
+        }
         context.log.error("\(options.mountpoint) cannot be detached: \(text(code)); it is served on")
         return false
     }
@@ -110,8 +122,16 @@ package final class MountSession: Sendable {
     @discardableResult
     package func abort() -> Bool {
         guard let mounted = mounted.withLock({ $0 }) else { return false }
+        commit()
         if mounted.abort >= 0, write(mounted.abort, "1", 1) == 1 { return true }
         return clinux_helper_ask(mounted.helper, CChar(bitPattern: UInt8(ascii: "f"))) == 0
+    }
+
+    /// Makes durable what was written so far.
+    private func commit() {
+        do throws(ImageError) { try context.keeper.commitAll() } catch {
+            context.log.error("\(error.named(options.source)); what was written last is not safe")
+        }
     }
 
     /// Looks at the source anew: the kernel forgets names and attributes.
@@ -120,7 +140,9 @@ package final class MountSession: Sendable {
     /// How many workers there are: two for each processor, 2 to 8.
     private var workerCount: Int {
         let processors = max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
-        return min(256, max(1, options.threads ?? min(8, max(2, 2 * processors))))
+        // Two at least where something is written: one may wait for what only the other can answer.
+        let fewest = options.isWritable ? 2 : 1
+        return min(256, max(fewest, options.threads ?? min(8, max(2, 2 * processors))))
     }
 
     /// Sees that the mount answers a stat and is the one that was made.

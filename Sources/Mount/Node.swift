@@ -48,8 +48,11 @@ extension DirectoryContent {
 protocol FileContent: AnyObject, Sendable {
     /// What stat(2) shows, except for the inode number. Throws `.missing` and `.io`.
     func attributes() throws(ImageError) -> FileAttributes
-    /// Opens it for reading. Throws what opening the image throws.
-    func open() throws(ImageError) -> OpenFile
+    /// Opens it. Throws what opening the image throws, `.readOnly` for a writer of what is only read, and EPERM where
+    /// O_TRUNC is refused.
+    func open(_ mode: OpenMode) throws(ImageError) -> OpenFile
+    /// Whether it may be opened for writing, as far as the mount is concerned.
+    var isWritable: Bool { get }
     /// Learns where the host file was met just now.
     func noticed(at place: HostPlace)
     /// How long the attributes may be kept, in seconds.
@@ -58,6 +61,8 @@ protocol FileContent: AnyObject, Sendable {
 
 extension FileContent {
     func noticed(at place: HostPlace) {}
+
+    var isWritable: Bool { false }
 }
 
 /// One name in a directory, and how to make what it stands for if it is not known yet.

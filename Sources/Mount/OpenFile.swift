@@ -16,26 +16,50 @@ final class OpenFile: Sendable {
     let text: [UInt8]
     /// Whether the pages that the kernel still has from before are true.
     let keepsCache: Bool
-    private let counters: ReadCounters
-    private let onRelease: @Sendable () -> Void
+    /// How the file stands to its image; nil for text.
+    let role: OpenRole?
+    let counters: AccessCounters
+    /// How many failed commits this file has told of, or was opened after.
+    let failuresSeen: Atomic<UInt32>
 
-    init(disk: Disk, keepsCache: Bool, counters: ReadCounters, onRelease: @escaping @Sendable () -> Void) {
+    /// An open file that shows `disk`. One user of the image has been counted for it, and where it is the whole disk
+    /// through the page cache of a writable image, one more cached open; both end with it.
+    init(disk: Disk, role: OpenRole, keepsCache: Bool) {
         self.disk = disk
         text = []
         self.keepsCache = keepsCache
-        self.counters = counters
-        self.onRelease = onRelease
+        self.role = role
+        counters = role.image.counters
+        failuresSeen = Atomic(role.image.writing.failures.load(ordering: .relaxed))
     }
 
     init(text: [UInt8]) {
         disk = nil
         self.text = text
         keepsCache = false
-        counters = ReadCounters()
-        onRelease = {}
+        role = nil
+        counters = AccessCounters()
+        failuresSeen = Atomic(0)
     }
 
-    deinit { onRelease() }
+    deinit {
+        guard let role, let disk else { return }
+        if role.isWhole, !role.isAside, disk.isWritable {
+            role.image.writing.cachedOpens.subtract(1, ordering: .relaxed)
+        }
+        role.image.release(wasWriter: role.isWriter)
+    }
+
+    /// What the kernel is to know of this open file (CLINUX_FUSE_ flags).
+    var kernelFlags: UInt32 {
+        guard let role else { return CLINUX_FUSE_DIRECT | CLINUX_FUSE_NO_FLUSH }
+        var flags: UInt32 = keepsCache ? CLINUX_FUSE_KEEP : 0
+        // A writer's FLUSH is the last request that its close waits for.
+        if !role.isWriter { flags |= CLINUX_FUSE_NO_FLUSH }
+        if role.isAside { flags |= CLINUX_FUSE_DIRECT }
+        if role.isParallel { flags |= CLINUX_FUSE_PARALLEL }
+        return flags
+    }
 
     /// Reads of this many bytes or more may leave by splice: below, a copy is cheaper.
     private static let smallestSplice: UInt64 = 8 << 10
@@ -76,6 +100,9 @@ final class OpenFile: Sendable {
         var pages: Int32 = 0
         let pipe = clinux_fuse_reply_begin(length, &pages)
         guard pipe >= 0 else { return false }
+        // The pages in the pipe must not be given to other data before the kernel has copied them.
+        let lease = disk.isWritable ? disk.beginTransfer() : nil
+        defer { if let lease { disk.endTransfer(lease) } }
         let outcome: Feed
         do throws(ImageError) {
             outcome = try disk.feed(range, into: PipeWriter(descriptor: pipe), capacityPages: Int(pages))

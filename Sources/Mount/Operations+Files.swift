@@ -1,21 +1,27 @@
 internal import CFuse3
+internal import CLinux
 internal import Glibc
 internal import Logging
 internal import Storage
+internal import Synchronization
 
 func onOpen(_ request: fuse_req_t?, _ node: fuse_ino_t, _ info: UnsafeMutablePointer<fuse_file_info>?) {
     Operations.answer(request, "OPEN", node) { (system) throws(ImageError) in
         guard let info else { throw ImageError(.io, "a request without a handle") }
-        guard info.pointee.flags & (O_ACCMODE | O_TRUNC) == O_RDONLY else { throw .mountedForReading }
-        let file = try system.open(node)
-        info.pointee.keep_cache = file.keepsCache ? 1 : 0
-        info.pointee.direct_io = file.disk == nil ? 1 : 0
-        info.pointee.noflush = 1
-        let handle = Unmanaged.passRetained(file)
-        info.pointee.fh = UInt64(UInt(bitPattern: handle.toOpaque()))
-        // A caller that went away meanwhile sends no RELEASE.
-        if fuse_reply_open(request, info) != 0 { handle.release() }
+        let mode = OpenMode(info.pointee.flags)
+        let file = try system.open(node, mode)
+        if mode.truncates { return try file.discard(request) { [file] request in answerOpen(request, file) } }
+        answerOpen(request, file)
     }
+}
+
+private func answerOpen(_ request: fuse_req_t?, _ file: OpenFile) {
+    let handle = Unmanaged.passRetained(file)
+    let number = UInt64(UInt(bitPattern: handle.toOpaque()))
+    guard clinux_fuse_reply_open(request, number, file.kernelFlags) != 0 else { return }
+    // A caller that went away meanwhile sends no RELEASE, and the kernel has dropped no pages.
+    file.role?.image.writing.changedAside.store(true, ordering: .relaxed)
+    handle.release()
 }
 
 func onRelease(_ request: fuse_req_t?, _ node: fuse_ino_t, _ info: UnsafeMutablePointer<fuse_file_info>?) {
@@ -67,20 +73,15 @@ func onSeek(
     }
 }
 
-/// Nothing is ever unwritten here, so FLUSH and FSYNC succeed; ENOSYS would make the kernel never ask again.
-func onFlush(_ request: fuse_req_t?, _ node: fuse_ino_t, _ info: UnsafeMutablePointer<fuse_file_info>?) {
-    fuse_reply_err(request, 0)
-}
-
-func onSynchronise(
-    _ request: fuse_req_t?, _ node: fuse_ino_t, _ dataOnly: Int32, _ info: UnsafeMutablePointer<fuse_file_info>?
-) {
-    fuse_reply_err(request, 0)
-}
-
 extension ImageError {
     /// What every change of anything in the mount answers.
     static var mountedForReading: ImageError { ImageError(.readOnly, "the mount is for reading only") }
+
+    /// What a change of a file answers that is only read although others in the mount are written.
+    static var fileForReading: ImageError { ImageError(.readOnly, "the file is for reading only") }
+
+    /// What a change answers that nobody can make here.
+    static var notPermitted: ImageError { ImageError(.denied, "not possible in this mount", errno: EPERM) }
 }
 
 extension Operations {

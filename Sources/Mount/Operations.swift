@@ -8,7 +8,7 @@ internal import Storage
 /// They run on the workers, so none of them may be a closure of an actor; errors are answered here and end here.
 enum Operations {
     /// The table that the session is made with.
-    static func table() -> fuse_lowlevel_ops {
+    static func table(isWritable: Bool) -> fuse_lowlevel_ops {
         var table = fuse_lowlevel_ops()
         table.`init` = onInitialise
         table.lookup = onLookup
@@ -21,12 +21,13 @@ enum Operations {
         table.lseek = onSeek
         table.flush = onFlush
         table.fsync = onSynchronise
+        table.fsyncdir = onSynchroniseDirectory
         table.opendir = onOpenDirectory
         table.readdir = onList
         table.readdirplus = onListPlus
         table.releasedir = onReleaseDirectory
         table.statfs = onStatistics
-        refuseChanges(&table)
+        if isWritable { acceptWriting(&table) } else { refuseChanges(&table) }
         return table
     }
 
@@ -54,7 +55,8 @@ enum Operations {
     static func errorNumber(_ error: ImageError) -> Int32 {
         switch error.kind {
         case .malformed, .corrupt, .io: EIO
-        default: error.errno
+        // The kernel would take it for an answer to all later requests too.
+        default: error.errno == ENOSYS ? EIO : error.errno
         }
     }
 }

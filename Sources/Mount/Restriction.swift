@@ -18,10 +18,13 @@ struct Restriction {
     /// Applies everything to the calling thread and all threads that it starts later.
     func apply() {
         report("no_new_privs", clinux_no_new_privileges())
-        if geteuid() == 0 { report("capabilities", clinux_drop_capabilities()) }
+        if geteuid() == 0 { report("capabilities", clinux_drop_capabilities(opensForWriting ? 1 : 0)) }
         report("Landlock", landlock())
         report("seccomp", clinux_seccomp())
     }
+
+    /// Whether images are still to be opened for writing: the one of image mode is open already.
+    private var opensForWriting: Bool { options.isWritable && options.isDirectoryMode }
 
     private func report(_ what: String, _ result: Int32) {
         if result < 0 { log.debug("\(what) is not in force: \(String(cString: strerror(errno)))") }
@@ -37,8 +40,13 @@ struct Restriction {
                 "/dev/urandom",
             ]
         let writable = options.writablePaths + ["/dev/null", "/dev/log", "/dev/fuse"]
+        // Images, and data files that they name; nothing is ever made or removed.
+        let changeable =
+            opensForWriting ? [options.source, resolved(options.source)] + options.disk.allowedParents : []
         return withStrings(readable) { readable in
-            withStrings(writable) { writable in clinux_landlock(readable, writable) }
+            withStrings(changeable) { changeable in
+                withStrings(writable) { writable in clinux_landlock(readable, changeable, writable) }
+            }
         }
     }
 

@@ -26,15 +26,17 @@ final class ServingThreads {
         self.table = table
     }
 
-    /// Starts `count` workers and the others. False when not even one worker could be started.
+    /// Starts `count` workers and the others. False when fewer than two workers (one, where one was
+    /// wanted) or what writing needs could be started.
     func start(count: Int) -> Bool {
         let (session, context) = (session, context)
+        let writes: Int32 = context.options.isWritable ? 1 : 0
         for _ in 0..<count {
             guard
                 let thread = run(
                     "platter-serve",
                     {
-                        clinux_fuse_serve(session.pointer); clinux_fuse_thread_done()
+                        clinux_fuse_serve(session.pointer, writes); clinux_fuse_thread_done()
                     })
             else { break }
             workers.append(thread)
@@ -44,7 +46,20 @@ final class ServingThreads {
             let table = table
             if let thread = run("platter-watch", { watcher.run(table) }) { others.append(thread) }
         }
-        return !workers.isEmpty
+        return workers.count >= min(count, 2) && (writes == 0 || startForWriting(workers: workers.count))
+    }
+
+    /// Starts what only a writable mount needs: fewer threads that wait for the kernel than it has to answer it, and the
+    /// one that commits. False when one of them could not be started.
+    private func startForWriting(workers: Int) -> Bool {
+        let (session, context) = (session, context)
+        for _ in 0..<min(4, max(1, workers - 1)) {
+            guard let thread = run("platter-aside", { context.aside.run(session) }) else { return false }
+            others.append(thread)
+        }
+        guard let thread = run("platter-commit", { context.keeper.run() }) else { return false }
+        others.append(thread)
+        return true
     }
 
     /// Waits until the connection has ended and every thread with it.
@@ -52,6 +67,8 @@ final class ServingThreads {
         for thread in workers { pthread_join(thread, nil) }
         context.invalidations.end()
         watcher?.end()
+        context.aside.end()
+        context.keeper.end()
         for thread in others { pthread_join(thread, nil) }
         clinux_fuse_thread_done()
     }

@@ -45,7 +45,7 @@ struct SessionMaker {
     }
 
     private func make(_ system: FileSystem, allowOther: Bool) throws(ImageError) -> SessionHandle {
-        var callbacks = Operations.table()
+        var callbacks = Operations.table(isWritable: options.isWritable)
         let arguments = ["platter", "-o", optionText(allowOther: allowOther)].map { (text: String) in strdup(text) }
         defer { for argument in arguments { free(argument) } }
         var vector = arguments + [nil]
@@ -92,7 +92,7 @@ struct SessionMaker {
 
     /// The options as mount(8) knows them; commas and backslashes in names are escaped.
     private func optionText(allowOther: Bool) -> String {
-        var list = ["ro", "default_permissions", "subtype=platter"]
+        var list = [options.isWritable ? "rw" : "ro", "default_permissions", "subtype=platter"]
         if allowOther { list.append("allow_other") }
         list += options.kernelMountOptions.filter { $0 != "ro" && $0 != "rw" }
         list.append("fsname=" + escaped(options.fsname ?? options.source))

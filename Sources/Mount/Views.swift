@@ -1,3 +1,4 @@
+internal import Bytes
 internal import Disk
 internal import Formats
 internal import Logging
@@ -38,23 +39,36 @@ enum ViewKind: String, Sendable, CaseIterable {
         }
     }
 
-    /// The views of an open disk with their names, in order. Throws `.io` and `.corrupt`.
-    func views(of disk: Disk) throws(ImageError) -> [(name: Name, open: () throws(ImageError) -> Disk)] {
-        var result: [(name: Name, open: () throws(ImageError) -> Disk)] = []
+    /// One view of an open disk.
+    struct View {
+        var name: Name
+        /// Where its bytes begin on the whole disk, in bytes, if they are those of the whole disk.
+        var start: UInt64?
+        var open: () throws(ImageError) -> Disk
+    }
+
+    /// The views of an open disk, in order. Throws `.io` and `.corrupt`.
+    func views(of disk: Disk) throws(ImageError) -> [View] {
+        var result: [View] = []
         switch self {
         case .partitions:
-            for part in try disk.partitions() { result.append((Name("p\(part.number).raw".utf8), { part.disk })) }
+            for part in try disk.partitions() {
+                let name = Name("p\(part.number).raw".utf8)
+                result.append(View(name: name, start: part.range.lower, open: { part.disk }))
+            }
         case .snapshots:
             for (index, snapshot) in disk.snapshots().enumerated() {
                 let info = snapshot.info
                 var name = ExposedName.sanitised("\(info.id)-\(info.name)".utf8)
                 if result.contains(where: { $0.name == name + Name(".raw".utf8) }) { name += Name("~\(index)".utf8) }
-                result.append((name + Name(".raw".utf8), snapshot.open))
+                result.append(View(name: name + Name(".raw".utf8), start: nil, open: snapshot.open))
             }
         case .layers:
             let count = disk.layers.count
             for index in 0..<count {
-                result.append((Name("\(index).raw".utf8), { disk.layerDisk(count - 1 - index) }))
+                let start: UInt64? = index == count - 1 ? 0 : nil
+                let open = { () throws(ImageError) in disk.layerDisk(count - 1 - index) }
+                result.append(View(name: Name("\(index).raw".utf8), start: start, open: open))
             }
         }
         return result
@@ -120,9 +134,12 @@ final class ViewFile: FileContent {
 
     var timeout: Double { image.timeout }
 
+    /// Partitions are written like the whole disk; snapshots and layers are only read.
+    var isWritable: Bool { kind == .partitions && image.isWritable }
+
     func attributes() throws(ImageError) -> FileAttributes {
         let facts = image.facts
-        var result = image.context.fileAttributes(facts)
+        var result = image.context.fileAttributes(facts, isWritable: isWritable)
         let known = self.shown.withLock { $0?.stamp == facts.stamp ? $0 : nil }
         let shown = if let known { known } else { try look() }
         result.size = shown.size
@@ -131,14 +148,18 @@ final class ViewFile: FileContent {
         return result
     }
 
-    func open() throws(ImageError) -> OpenFile {
-        let (whole, generation) = try image.acquire()
+    func open(_ mode: OpenMode) throws(ImageError) -> OpenFile {
+        if mode.isWriting, !isWritable { throw image.isWritable ? .fileForReading : .mountedForReading }
+        try image.context.admit(mode, image.name)
+        let (whole, generation) = try image.acquire(writing: mode.isWriting)
         do throws(ImageError) {
-            let disk = try find(in: whole)
-            let image = image
-            return OpenFile(disk: disk, keepsCache: told.isKnown(generation), counters: image.counters) {
-                image.release()
-            }
+            let view = try find(in: whole)
+            // The kernel keeps the bytes of a writable disk once, as pages of the whole disk.
+            let isAside = whole.isWritable && view.start != nil
+            let role = OpenRole(
+                image: image, start: view.start ?? 0, isWhole: false, isWriter: mode.isWriting, isAside: isAside,
+                isParallel: isAside && mode.isWriting && mode.isDirect)
+            return OpenFile(disk: try view.open(), role: role, keepsCache: told.isKnown(generation))
         } catch {
             image.release()
             image.context.log.error("\(error.named(whole.name))")
@@ -146,17 +167,17 @@ final class ViewFile: FileContent {
         }
     }
 
-    private func find(in whole: Disk) throws(ImageError) -> Disk {
+    private func find(in whole: Disk) throws(ImageError) -> ViewKind.View {
         guard let view = try kind.views(of: whole).first(where: { (view) in view.name == name }) else {
             throw ImageError(.missing, "the image no longer has this view", file: whole.name)
         }
-        return try view.open()
+        return view
     }
 
     private func look() throws(ImageError) -> Shown {
         let whole = try image.acquire().disk
         defer { image.release() }
-        let disk = try find(in: whole)
+        let disk = try find(in: whole).open()
         // Never 0 for a disk with bytes, which archivers would take for all zeros.
         let blocks = max(disk.size > 0 ? 1 : 0, try disk.allocatedBytes() / 512)
         let result = Shown(stamp: image.facts.stamp, size: disk.size, blocks: blocks, blockSize: disk.blockSize)

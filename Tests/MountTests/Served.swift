@@ -34,7 +34,16 @@ final class Served {
 
     /// Serves `source` with `options` on a new directory, or on the regular file `onFile` made in it. Throws with what the
     /// program said when it does not come to serve.
-    init(_ source: String, _ options: String..., onFile: Bool = false) throws {
+    convenience init(_ source: String, _ options: String..., onFile: Bool = false) throws {
+        try self.init(source, list: options, onFile: onFile, writes: false)
+    }
+
+    /// The same for writing (`-w`).
+    static func writable(_ source: String, _ options: String..., onFile: Bool = false) throws -> Served {
+        try Served(source, list: options, onFile: onFile, writes: true)
+    }
+
+    private init(_ source: String, list options: [String], onFile: Bool, writes: Bool) throws {
         directory = try TemporaryDirectory("mount")
         mountpoint = directory.file("point")
         if onFile {
@@ -43,7 +52,8 @@ final class Served {
             guard mkdir(mountpoint, 0o755) == 0 else { throw HostFailure("cannot make \(mountpoint)") }
         }
         let list = options.isEmpty ? [] : ["-o", options.joined(separator: ",")]
-        process = try ChildProcess(Self.program, ["mount", "-f", source, mountpoint] + list)
+        process = try ChildProcess(
+            Self.program, ["mount", "-f"] + (writes ? ["-w"] : []) + [source, mountpoint] + list)
         try waitUntilServed()
     }
 
@@ -71,6 +81,18 @@ final class Served {
         let deadline = monotonicSeconds() + seconds
         while process.isRunning, monotonicSeconds() < deadline { usleep(5000) }
         return !process.isRunning
+    }
+
+    /// Unmounts by umount(2) as soon as nothing is uncommitted any more, waits for the server, and gives its exit status.
+    func unmount() throws -> Int32 {
+        isEnded = true
+        let deadline = monotonicSeconds() + 20
+        while umount2(mountpoint, 0) != 0 {
+            guard errno == EBUSY, monotonicSeconds() < deadline else { throw HostFailure("umount \(mountpoint)") }
+            usleep(2000)
+        }
+        guard ends(within: 20) else { throw HostFailure("the server goes on", errno: 0) }
+        return process.wait(timeout: 1).status
     }
 
     /// Unmounts; a mount that does not end is aborted by the number of its own connection.

@@ -29,6 +29,9 @@ int clinux_facts_at(int directory, const char *path, int nofollow, struct clinux
 // (AT_STATX_DONT_SYNC); device and inode are always right.
 int clinux_known_facts_at(int directory, const char *path, struct clinux_file_facts *facts);
 
+// The same of an open descriptor.
+int clinux_known_facts_of(int descriptor, struct clinux_file_facts *facts);
+
 // openat2(2) with RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS, O_CLOEXEC added. A descriptor, or -1 with errno.
 int clinux_open_beneath(int directory, const char *path, int flags);
 // openat(2) with O_CLOEXEC added; for Swift, which cannot call variadic functions.
@@ -59,6 +62,8 @@ int clinux_zero_range(int descriptor, int64_t offset, int64_t count);
 // fallocate(2) without flags: gives a range space on the host, growing the file where it ends before. 0, or -1 with
 // errno.
 int clinux_allocate(int descriptor, int64_t offset, int64_t count);
+// fallocate(2) with any mode, which Swift cannot see behind _GNU_SOURCE. 0, or -1 with errno.
+int clinux_fallocate(int descriptor, int mode, int64_t offset, int64_t count);
 
 // The size in bytes of a block device (BLKGETSIZE64). 0, or -1 with errno.
 int clinux_block_device_size(int descriptor, uint64_t *size);

@@ -18,14 +18,23 @@ void clinux_fuse_log_to(void (*sink)(const char *line));
 
 // Receives and processes one request. 1 when one was processed, 0 when the connection is gone.
 int clinux_fuse_serve_one(struct fuse_session *session);
-// Receives and processes requests until the connection is gone.
-void clinux_fuse_serve(struct fuse_session *session);
+// Receives and processes requests until the connection is gone. With `writes` the buffers and the pipe of the thread are
+// made and touched as early as possible: whoever writes back the dirty pages of others must not wait for memory then.
+void clinux_fuse_serve(struct fuse_session *session, int writes);
 // Gives up what the calling thread keeps for serving: buffers and pipe.
 void clinux_fuse_thread_done(void);
 
 // This thread's page-aligned buffer of CLINUX_FUSE_BUFFER bytes, or NULL without memory.
 #define CLINUX_FUSE_BUFFER (1 << 20)
 void *clinux_fuse_buffer(void);
+
+// How an open file is used by the kernel: the FOPEN_ flags of linux/fuse.h, some of which libfuse 3.14 has no field for.
+#define CLINUX_FUSE_DIRECT 1u    // no page cache
+#define CLINUX_FUSE_KEEP 2u      // the pages of earlier opens are true
+#define CLINUX_FUSE_NO_FLUSH 32u // no FLUSH at close
+#define CLINUX_FUSE_PARALLEL 64u // writes past the page cache need no exclusive lock
+// Answers OPEN. 0, or a negative errno when whoever opened is gone: no RELEASE will come then.
+int clinux_fuse_reply_open(struct fuse_req *request, uint64_t handle, uint32_t flags);
 
 // Starts a reply of `length` bytes to the request that this thread is processing, in the thread's own pipe: the header
 // goes in first. Returns the pipe's writing end and sets `pages` to what is free; -1 when there is no pipe.
@@ -65,14 +74,21 @@ int clinux_helper_ask(int socket, char command);
 
 // No new privileges by execve. 0, or -1 with errno.
 int clinux_no_new_privileges(void);
-// Drops every capability except CAP_DAC_READ_SEARCH (kept only where it is there). 0, or -1 with errno.
-int clinux_drop_capabilities(void);
-// Allows the file system only for reading below `readable` and for everything below `writable` (lists that end with
-// NULL; entries that do not exist are skipped). Returns the Landlock version used, 0 when the kernel has none, or -1
-// with errno.
-int clinux_landlock(const char *const *readable, const char *const *writable);
+// Drops every capability except CAP_DAC_READ_SEARCH and, with `writes`, CAP_DAC_OVERRIDE (kept only where they are
+// there). 0, or -1 with errno.
+int clinux_drop_capabilities(int writes);
+// Allows the file system only for reading below `readable`, for reading and writing the files that are there below
+// `changeable`, and for everything below `writable` (lists that end with NULL; entries that do not exist are skipped).
+// Returns the Landlock version used, 0 when the kernel has none, or -1 with errno.
+int clinux_landlock(const char *const *readable, const char *const *changeable, const char *const *writable);
 // Forbids execve, ptrace, mounts, modules, and sockets other than AF_UNIX. 0, or -1 with errno.
 int clinux_seccomp(void);
+
+// Tells the kernel that threads started from now on write back others' dirty pages: they are not made to wait for
+// writeback when they need memory (PR_SET_IO_FLUSHER). 0, or -1 with errno.
+int clinux_io_flusher(void);
+// Makes the process less likely to be ended when memory runs out. 0, or -1 with errno.
+int clinux_protect_from_oom(void);
 
 // ---- fuse_watch.c: noticing changes of directories
 
@@ -89,8 +105,9 @@ void clinux_watch_remove(int inotify, int watch);
 int clinux_watch_read(int inotify, void *context,
                       void (*each)(void *context, int watch, int what, const char *name, size_t length));
 
-// O_PATH, which only exists behind _GNU_SOURCE.
+// O_PATH and O_DIRECT, which only exist behind _GNU_SOURCE.
 extern const int clinux_path_only;
+extern const int clinux_past_cache;
 
 // ---- small calls that Swift cannot make or name
 

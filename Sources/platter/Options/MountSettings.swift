@@ -214,8 +214,5 @@ extension MountSettings {
             throw .usage(
                 "'write' changes the image and 'overlay' leaves it as it is; say one of them", command: "mount")
         }
-        if isWritable {
-            throw Failure(.usage, "write: this version of platter cannot write yet; leave the option out")
-        }
     }
 }
