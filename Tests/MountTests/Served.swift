@@ -85,12 +85,12 @@ final class Served {
 
     /// Unmounts by umount(2) as soon as nothing is uncommitted any more, waits for the server, and gives its exit status.
     func unmount() throws -> Int32 {
-        isEnded = true
         let deadline = monotonicSeconds() + 20
         while umount2(mountpoint, 0) != 0 {
             guard errno == EBUSY, monotonicSeconds() < deadline else { throw HostFailure("umount \(mountpoint)") }
             usleep(2000)
         }
+        isEnded = true
         guard ends(within: 20) else { throw HostFailure("the server goes on", errno: 0) }
         return process.wait(timeout: 1).status
     }
