@@ -40,7 +40,7 @@ extension QCOW2.WriteState {
             }
             found.count = min(found.count, (block + 1) << blockBits - found.first)
             try claim(found.first, count: found.count)
-            try changeRefcounts(from: found.first, count: found.count) { _ in 1 }
+            try changeRefcounts(from: found.first, count: found.count, .one)
             return found
         }
     }

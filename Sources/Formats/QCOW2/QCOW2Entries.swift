@@ -90,32 +90,38 @@ extension QCOW2.WriteState {
         var differs = false
         for cluster in clusters {
             let index = Int(cluster - clusters.lowerBound) * step
-            let words = raw.withUnsafeBytes { buffer in
-                (0..<(step / 8)).map {
-                    UInt64(bigEndian: buffer.loadUnaligned(fromByteOffset: index + $0 * 8, as: UInt64.self))
-                }
-            }
+            let first = Self.word(in: raw, at: index)
+            let second = step == 16 ? Self.word(in: raw, at: index + 8) : 0
             let place = start + UInt64(index)
-            let old = try rules.state(words[0], step == 16 ? words[1] : 0, at: place, guest: cluster << clusterBits)
+            let old = try rules.state(first, second, at: place, guest: cluster << clusterBits)
             var new = old
             try change(cluster, &new, &drops)
             guard new != old else { continue }
             differs = true
             let entry = rules.words(of: new)
-            raw.replaceSubrange(
-                index..<(index + step), with: Self.bytes(of: step == 16 ? [entry.word, entry.second] : [entry.word]))
+            Self.put(entry.word, into: &raw, at: index)
+            if step == 16 { Self.put(entry.second, into: &raw, at: index + 8) }
         }
         return differs ? raw : nil
     }
 
-    /// The host clusters that an entry refers to, each as often as it does: what is dropped with it. Clusters of a data
+    private static func word(in raw: [UInt8], at index: Int) -> UInt64 {
+        raw.withUnsafeBytes { UInt64(bigEndian: $0.loadUnaligned(fromByteOffset: index, as: UInt64.self)) }
+    }
+
+    private static func put(_ word: UInt64, into raw: inout [UInt8], at index: Int) {
+        raw.withUnsafeMutableBytes { $0.storeBytes(of: word.bigEndian, toByteOffset: index, as: UInt64.self) }
+    }
+
+    /// Adds the host clusters that an entry refers to, each as often as it does: what is dropped with it. Clusters of a data
     /// file are not counted.
-    func hostClusters(of host: QCOW2.ClusterState.Host) -> [UInt64] {
+    func addHostClusters(of host: QCOW2.ClusterState.Host, to list: inout [UInt64]) {
         switch host {
-        case .none: return []
-        case .cluster(let offset, _): return hasDataFile ? [] : [offset >> clusterBits]
+        case .none: return
+        case .cluster(let offset, _):
+            if !hasDataFile { list.append(offset >> clusterBits) }
         case .compressed(let offset, let length):
-            return Array((offset >> clusterBits)...((offset + length - 1) >> clusterBits))
+            for cluster in (offset >> clusterBits)...((offset + length - 1) >> clusterBits) { list.append(cluster) }
         }
     }
 }

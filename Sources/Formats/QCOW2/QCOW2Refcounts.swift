@@ -9,9 +9,6 @@ extension QCOW2.WriteState {
     /// A refcount block describes 2 to this power clusters.
     var blockBits: UInt64 { clusterBits + 3 - order }
 
-    /// The largest count that fits.
-    private var largest: UInt64 { order == 6 ? .max : 1 << (1 << order) - 1 }
-
     /// The most entries of the refcount table that QEMU takes: 8 MiB of them.
     static var mostBlocks: Int { 1 << 20 }
 
@@ -75,30 +72,48 @@ extension QCOW2.WriteState {
             buffer throws(ImageError) -> Int? in
             try store.read(at: HostOffset(offset), into: buffer)
             let bytes = UnsafeRawBufferPointer(buffer)
+            // Plain loops: this is where allocation spends its time.
+            var index = 0
             switch order {
-            case 4: return (0..<count).first { (bytes.load(fromByteOffset: $0 * 2, as: UInt16.self) == 0) == isFree }
-            case 5: return (0..<count).first { (bytes.load(fromByteOffset: $0 * 4, as: UInt32.self) == 0) == isFree }
-            case 6: return (0..<count).first { (bytes.load(fromByteOffset: $0 * 8, as: UInt64.self) == 0) == isFree }
-            case 3: return (0..<count).first { (bytes[$0] == 0) == isFree }
+            case 4:
+                while index < count, (bytes.load(fromByteOffset: index * 2, as: UInt16.self) == 0) != isFree {
+                    index += 1
+                }
+            case 5:
+                while index < count, (bytes.load(fromByteOffset: index * 4, as: UInt32.self) == 0) != isFree {
+                    index += 1
+                }
+            case 6:
+                while index < count, (bytes.load(fromByteOffset: index * 8, as: UInt64.self) == 0) != isFree {
+                    index += 1
+                }
             default:
-                let mask = UInt8(1 << (1 << order) - 1)
-                return (0..<count).first { index in
-                    let position = bit + index << Int(order)
-                    return (bytes[position >> 3] >> UInt8(position & 7) & mask == 0) == isFree
+                let mask = UInt8(truncatingIfNeeded: 1 << (1 << order) - 1)
+                var position = bit
+                while index < count, (bytes[position >> 3] >> UInt8(position & 7) & mask == 0) != isFree {
+                    index += 1
+                    position += 1 << Int(order)
                 }
             }
+            return index < count ? index : nil
         }
     }
 
     // MARK: - Changing
 
-    /// Changes the counts of `count` clusters from `first` on, all described by one block that exists: `change` gets each
-    /// count and returns the new one, or nil to leave it. Raises go out with the guest's bytes, before anything points to
-    /// the cluster; drops too, one batch after the one that dropped the reference. Throws `.corrupt` for a count that does
-    /// not fit, and `.io`; nothing is changed then.
-    func changeRefcounts(
-        from first: UInt64, count: UInt64, _ change: (UInt64) -> UInt64?
-    ) throws(ImageError) {
+    /// What becomes of a count.
+    enum CountChange {
+        /// It becomes 1: the cluster was free.
+        case one
+        /// One less; 0 stays 0.
+        case less
+    }
+
+    /// Changes the counts of `count` clusters from `first` on, all described by one block that exists. Raises go out with
+    /// the guest's bytes, before anything points to the cluster; drops too, one batch after the one that dropped the
+    /// reference. No count ever becomes larger than 1 here, so each fits. Throws `.corrupt` and `.io`; nothing is changed
+    /// then.
+    func changeRefcounts(from first: UInt64, count: UInt64, _ change: CountChange) throws(ImageError) {
         let block = first >> blockBits
         guard count > 0, block < UInt64(blocks.count), blocks[Int(block)] != 0,
             (first + count - 1) >> blockBits == block
@@ -106,29 +121,51 @@ extension QCOW2.WriteState {
         let bit = (first & (1 << blockBits - 1)) << order
         let start = blocks[Int(block)] + bit >> 3
         var raw = try bytes(at: start, count: Int((bit & 7 + count << order + 7) >> 3))
-        for index in 0..<Int(count) {
-            try Self.change(&raw, bit: Int(bit & 7) + index << Int(order), order: order, largest: largest, change)
+        let order = order
+        raw.withUnsafeMutableBytes { buffer in
+            if order < 3 {
+                Self.changeBits(buffer, from: Int(bit & 7), count: Int(count), width: 1 << Int(order), change)
+            } else {
+                Self.changeBytes(buffer, count: Int(count), width: 1 << Int(order) / 8, change)
+            }
         }
         try store.write(at: HostOffset(start), raw, phase: isLazy ? .later : .first)
     }
 
-    private static func change(
-        _ raw: inout [UInt8], bit: Int, order: UInt64, largest: UInt64, _ change: (UInt64) -> UInt64?
-    ) throws(ImageError) {
-        let byte = bit >> 3
-        let width = max(1, 1 << Int(order) / 8)
-        let old = count(in: raw[byte..<(byte + width)], bit: bit & 7, order: order)
-        guard let new = change(old) else { return }
-        guard new <= largest else {
-            throw ImageError(.corrupt, "a refcount does not fit the width that the image has for it")
+    /// Changes counts of less than a byte.
+    private static func changeBits(
+        _ raw: UnsafeMutableRawBufferPointer, from first: Int, count: Int, width: Int, _ change: CountChange
+    ) {
+        var position = first
+        for _ in 0..<count {
+            let shift = UInt8(truncatingIfNeeded: position & 7)
+            let mask = UInt8(truncatingIfNeeded: 1 << width - 1) << shift
+            let byte = raw[position >> 3]
+            switch change {
+            case .one: raw[position >> 3] = byte & ~mask | 1 << shift
+            case .less: if byte & mask != 0 { raw[position >> 3] = byte - 1 << shift }
+            }
+            position += width
         }
-        if order < 3 {
-            let shift = UInt8(bit & 7)
-            let mask = UInt8(1 << (1 << order) - 1) << shift
-            raw[byte] = raw[byte] & ~mask | UInt8(new) << shift
-        } else {
-            for index in 0..<width {
-                raw[byte + index] = UInt8(truncatingIfNeeded: new >> UInt64((width - 1 - index) * 8))
+    }
+
+    /// Changes counts of whole bytes, big-endian.
+    private static func changeBytes(
+        _ raw: UnsafeMutableRawBufferPointer, count: Int, width: Int, _ change: CountChange
+    ) {
+        for index in 0..<count {
+            let start = index * width
+            var last = start + width - 1
+            switch change {
+            case .one:
+                for byte in start..<last { raw[byte] = 0 }
+                raw[last] = 1
+            case .less:
+                // The lowest byte that is not 0 lends to those behind it.
+                while last >= start, raw[last] == 0 { last -= 1 }
+                guard last >= start else { continue }
+                raw[last] -= 1
+                for byte in (last + 1)..<(start + width) { raw[byte] = 255 }
             }
         }
     }
@@ -182,14 +219,26 @@ extension QCOW2.WriteState {
         }
     }
 
-    /// Counts references as gone that were dropped before. A count that cannot be changed is left: a leak.
+    /// Counts references as gone that were dropped before, neighbours together. A count that cannot be changed is left: a
+    /// leak.
     func lower(_ clusters: some Sequence<UInt64>) {
+        var first: UInt64 = 0
+        var count: UInt64 = 0
         for cluster in clusters {
             guard let waiting = dropped[cluster] else { continue }
             dropped[cluster] = waiting > 1 ? waiting - 1 : nil
-            do throws(ImageError) {
-                try changeRefcounts(from: cluster, count: 1) { $0 > 0 ? $0 - 1 : nil }
-            } catch { continue }
+            if count > 0, cluster == first + count, cluster >> blockBits == first >> blockBits {
+                count += 1
+            } else {
+                lower(first, count: count)
+                (first, count) = (cluster, 1)
+            }
         }
+        lower(first, count: count)
+    }
+
+    private func lower(_ first: UInt64, count: UInt64) {
+        guard count > 0 else { return }
+        do throws(ImageError) { try changeRefcounts(from: first, count: count, .less) } catch { return }
     }
 }

@@ -40,23 +40,28 @@ extension QCOW2.WriteState {
         return ByteRange(inner.lower, to: position)
     }
 
-    /// The part of `range` that consists of whole subclusters and of whole clusters where they are compressed; nil where
-    /// there is none. The end of the disk ends a unit.
+    /// The part of `range` that can be given up without a cluster losing some of its bytes and keeping others; nil where there
+    /// is none. The end of the disk ends a unit.
     private func wholeUnits(of range: ByteRange) throws(ImageError) -> ByteRange? {
         let unit: UInt64 = 1 << rules.subclusterBits
         guard var lower = range.lower.roundedUp(toPowerOfTwo: unit) else { return nil }
         var upper = range.upper >= tables.virtualSize ? tables.virtualSize : range.upper & ~(unit - 1)
         guard lower < upper else { return nil }
-        if lower & (clusterSize - 1) != 0, try isCompressed(at: lower) { lower = lower | (clusterSize - 1) + 1 }
-        if upper < tables.virtualSize, upper & (clusterSize - 1) != 0, try isCompressed(at: upper) {
-            upper &= ~(clusterSize - 1)
-        }
+        let inner = ByteRange(lower, to: upper)
+        if lower & (clusterSize - 1) != 0, try !canGiveUp(inner, at: lower) { lower = lower | (clusterSize - 1) + 1 }
+        if upper & (clusterSize - 1) != 0, try !canGiveUp(inner, at: upper - 1) { upper &= ~(clusterSize - 1) }
         return lower < upper ? ByteRange(lower, to: upper) : nil
     }
 
-    private func isCompressed(at position: UInt64) throws(ImageError) -> Bool {
-        guard let state = try state(at: position), case .compressed = state.host else { return false }
-        return true
+    /// Whether the part of `range` in the cluster of the guest's byte `position`, not all of it, can be given up. Not that
+    /// of a compressed cluster. Nor that of a cluster with other bytes, which would keep its place on the host: the next
+    /// write of the part would go there while the durable entry still shows the old bytes, and a sector of which power let
+    /// only some of the write through would mix both. There zeros are written over the bytes, which the host gives back.
+    private func canGiveUp(_ range: ByteRange, at position: UInt64) throws(ImageError) -> Bool {
+        guard !hasDataFile, let state = try state(at: position) else { return true }
+        if case .compressed = state.host { return false }
+        let covered = covered(by: range, of: position >> clusterBits)
+        return state.allocated & covered == 0 || state.allocated & ~covered == 0
     }
 
     /// What the entry says that describes the guest's byte `position`; nil where there is no L2 table.
@@ -123,7 +128,7 @@ extension QCOW2.WriteState {
             state.zero = setsZero ? old.zero | covered & ~unwritten : old.zero & ~covered
             if case .compressed = old.host { state.host = .none }
             if state.allocated == 0, old.allocated != 0 || covered == self.rules.allSubclusters {
-                drops += self.hostClusters(of: old.host)
+                self.addHostClusters(of: old.host, to: &drops)
                 state.host = .none
             }
         }

@@ -186,7 +186,7 @@ extension QCOW2.WriteState {
                 let old = state
                 let covered = self.covered(by: record.range, of: cluster)
                 let host = record.host + (cluster - first) << self.clusterBits
-                if record.isNew { drops += self.hostClusters(of: old.host) }
+                if record.isNew { self.addHostClusters(of: old.host, to: &drops) }
                 state.allocated = old.allocated | covered
                 state.zero = old.zero & ~state.allocated
                 state.host = .cluster(host, isCopied: true)

@@ -135,7 +135,13 @@ extension QCOW2.WriteState {
 
     /// Puts the bytes of big-endian words after each other.
     static func bytes(of words: some Sequence<UInt64>) -> [UInt8] {
-        words.flatMap { word in (0..<8).map { UInt8(truncatingIfNeeded: word >> UInt64(56 - $0 * 8)) } }
+        var result: [UInt8] = []
+        for word in words {
+            for shift: UInt64 in [56, 48, 40, 32, 24, 16, 8, 0] {
+                result.append(UInt8(truncatingIfNeeded: word >> shift))
+            }
+        }
+        return result
     }
 
     /// The run of `count` clusters of the image file from `cluster` on.
