@@ -14,8 +14,9 @@ IMAGE   ?=
 AT      ?=
 # Seconds for each fuzz target.
 SECONDS ?= 60
-# How many times longer than in `make test` the campaigns of `make torture` are.
-TORTURE ?= 100
+# How many states after a loss of power `make torture` looks at for each format, and how often it kills a mount.
+STATES  ?= 200000
+KILLS   ?= 100
 ROUNDS  ?= 3
 # The size of the disks that `make bench` makes.
 BENCH_MIB ?= 1024
@@ -33,8 +34,8 @@ TEST_PACKAGES = qemu-utils qemu-system-common fio e2fsprogs xfsprogs btrfs-progs
 	util-linux mount parted gdisk mandoc tar binutils procps
 DEMO_PACKAGES = qemu-utils e2fsprogs
 
-.PHONY: build run test deps build-deps test-deps demo-deps toolchain lint fuzz fuzz-slice torture bench man \
-	install uninstall clean
+.PHONY: build run test deps build-deps test-deps demo-deps toolchain lint fuzz fuzz-slice torture torture-slice bench \
+	man install uninstall clean
 
 build: build-deps
 	swift build $(RELEASE)
@@ -100,7 +101,7 @@ endif
 # The runner's own summary is the last line: everything else comes before.
 test: test-deps lint build
 	swift build --build-tests $(SWIFT_FLAGS)
-	@$(MAKE) --no-print-directory fuzz-slice
+	@$(MAKE) --no-print-directory fuzz-slice torture-slice
 	swift test --skip-build $(SWIFT_FLAGS)
 
 lint: toolchain
@@ -114,12 +115,19 @@ fuzz: test-deps
 fuzz-slice:
 	Tests/Fuzz/run.sh 5
 
-# The random campaigns of the tests, TORTURE times as long (100: at least 200,000 states of power cuts for each format,
-# and hundreds of kills), and long fuzzing.
+# Loss of power, failing hosts and many threads on images of every sort (Tests/Torture), mounts that are killed while they
+# write, and long fuzzing.
 torture: test-deps build
+	swift build $(RELEASE) --product Torture
+	PLATTER_TORTURE_STATES=$(STATES) .build/release/Torture
 	swift build --build-tests $(SWIFT_FLAGS)
-	PLATTER_TORTURE=$(TORTURE) swift test --skip-build $(SWIFT_FLAGS) --filter 'PowerCut|Kill|Torture'
+	PLATTER_KILL_ROUNDS=$(KILLS) PLATTER_TORTURE=20 \
+	  swift test --skip-build $(SWIFT_FLAGS) --filter 'KillTests|RandomWriteTests'
 	Tests/Fuzz/run.sh 600
+
+torture-slice:
+	swift build $(RELEASE) --product Torture
+	PLATTER_TORTURE_STATES=2000 .build/release/Torture
 
 bench: test-deps build
 	@if [ ! -x "$(SHARED)/bench/peers.sh" ]; then \

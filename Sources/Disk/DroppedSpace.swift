@@ -54,6 +54,7 @@ extension Writer {
                 return ready.flatMap(\.runs)
             }
             giveBack(runs)
+            if !runs.isEmpty { givenBack.wrappingAdd(1, ordering: .releasing) }
             return !runs.isEmpty
         }
     }
@@ -99,19 +100,20 @@ extension Writer {
         return result
     }
 
-    /// Commits and waits for leases so that dropped space can be given out; false where there is none. Called holding no
+    /// How many commits it may take until dropped space is free: a format may let a drop out one batch later.
+    private static let mostRecoveries = 3
+
+    /// Commits and waits for leases until dropped space can be given out; false where there is none. Called holding no
     /// lease, no gate and no plan.
     func recoverSpace() throws(ImageError) -> Bool {
-        var recovered = false
-        // A format may let a drop out one batch later.
-        for _ in 0..<2 where !recovered {
-            guard dropped.withLock({ !$0.noted.isEmpty || !$0.waiting.isEmpty }) else { break }
+        let before = givenBack.load(ordering: .acquiring)
+        for _ in 0..<Self.mostRecoveries {
             try commit()
             if let epoch = dropped.withLock({ $0.waiting.last?.epoch }) { leases.wait(for: epoch) }
+            reclaim()
             // Another thread may have given back what this one waited for.
-            _ = reclaim()
-            recovered = true
+            if givenBack.load(ordering: .acquiring) != before { return true }
         }
-        return recovered
+        return false
     }
 }

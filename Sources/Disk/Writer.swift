@@ -43,6 +43,8 @@ final class Writer: Sendable {
     /// A batch that found no room; for whoever commits.
     let kept = Mutex<KeptBatch?>(nil)
     let dropped = Mutex(DroppedSpace())
+    /// How often space has been given back.
+    let givenBack = Atomic<UInt64>(0)
     /// Held while space is given back.
     let reclaiming = Mutex(())
     let idle: Mutex<Idleness>

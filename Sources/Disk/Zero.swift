@@ -61,11 +61,18 @@ extension Writer {
         return (range.clipped(to: max(end, range.lower + 1)), true)
     }
 
-    /// Releases a range of at most one step: by metadata what the driver can, zeros before and behind that.
+    /// Releases a range of at most one step: by metadata what the driver can, zeros before and behind that. A driver may
+    /// stop early where one change would touch too much metadata, so it is asked again for what it left.
     private func release(_ range: ByteRange) throws(ImageError) {
-        let handled = try releaseUnits(range)
-        try writeZeros(ByteRange(range.lower, to: handled.lower))
-        try writeZeros(ByteRange(handled.upper, to: range.upper))
+        var rest = range
+        while !rest.isEmpty {
+            let handled = try releaseUnits(rest)
+            guard !handled.isEmpty else { break }
+            try writeZeros(ByteRange(rest.lower, to: handled.lower))
+            rest = ByteRange(handled.upper, to: rest.upper)
+            if !rest.isEmpty { try throttle() }
+        }
+        try writeZeros(rest)
     }
 
     private func releaseUnits(_ range: ByteRange) throws(ImageError) -> ByteRange {

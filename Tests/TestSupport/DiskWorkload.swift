@@ -178,13 +178,29 @@ extension Disk {
         return result
     }
 
-    /// All of the bytes, as a value that shares what does not change.
-    package func contents() throws(ImageError) -> SparseBytes {
+    /// All of the bytes. Those that `like` holds too are shared with it. What the disk says are holes is taken for zeros,
+    /// unless `everything` is to be read.
+    package func contents(like: SparseBytes = SparseBytes(), everything: Bool = true) throws(ImageError) -> SparseBytes
+    {
         var result = SparseBytes(size: Int(size))
-        let step = 1 << 20
-        for start in stride(from: 0, to: Int(size), by: step) {
-            let bytes = try contents(ByteRange(UInt64(start), to: min(size, UInt64(start + step))))
-            bytes.withUnsafeBytes { result.write(at: start, $0) }
+        let page = UInt64(SparseBytes.pageBytes)
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 16 * SparseBytes.pageBytes, alignment: 64)
+        defer { buffer.deallocate() }
+        var position: UInt64 = 0
+        while position < size {
+            var end = size
+            if !everything {
+                guard let start = try nextData(from: position) else { break }
+                position = start / page * page
+                end = try nextHole(from: start)
+            }
+            while position < end {
+                let stop = min(size, position + UInt64(buffer.count), (end + page - 1) / page * page)
+                let part = UnsafeMutableRawBufferPointer(rebasing: buffer[..<Int(stop - position)])
+                try read(ByteRange(position, to: stop), into: part)
+                result.adopt(UnsafeRawBufferPointer(part), at: Int(position), like: like)
+                position = stop
+            }
         }
         return result
     }

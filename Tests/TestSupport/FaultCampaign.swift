@@ -78,12 +78,12 @@ package struct FaultCampaign: Sendable {
         guard let disk = try opened(storages) else { return }
         try workload.run(operations, on: disk, machine, largest: largest)
         plan.heal()
-        try workload.model.verify(try disk.contents().bytes, at: machine.position)
+        try workload.model.verify(try disk.contents(), at: machine.position)
         // A full host spoils nothing: with room again everything works.
         if isFull { workload.expectsFailures = false }
         try workload.run(isFull ? 6 : 2, on: disk, machine, largest: 64 << 10)
         try workload.finish(disk, machine)
-        try workload.model.verify(try disk.contents().bytes, at: machine.position)
+        try workload.model.verify(try disk.contents(), at: machine.position)
     }
 
     private func opened(_ storages: [any Storage]) throws -> Disk? {
@@ -95,7 +95,7 @@ package struct FaultCampaign: Sendable {
     ) throws {
         let back = PowerCutMachine(state, names: fixture.files.map(\.name))
         do {
-            try model.verify(try fixture.open(back.storages, false).contents().bytes, at: machine.position)
+            try model.verify(try fixture.open(back.storages, false).contents(), at: machine.position)
         } catch { throw ContractViolation("\(error)\n  \(when)") }
         try fixture.checkClean(back.storages, when)
     }

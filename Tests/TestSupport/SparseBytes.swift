@@ -15,9 +15,18 @@ package struct SparseBytes: Sendable {
             if let base = memory.baseAddress { memset(base, 0, memory.count) }
         }
 
-        init(copying other: Page) {
+        convenience init(copying other: Page) { self.init(UnsafeRawBufferPointer(other.memory)) }
+
+        /// A page that begins with these bytes.
+        init(_ bytes: UnsafeRawBufferPointer) {
             memory = .allocate(byteCount: SparseBytes.pageBytes, alignment: 64)
-            memory.copyMemory(from: UnsafeRawBufferPointer(other.memory))
+            memory.copyMemory(from: bytes)
+            let rest = memory.count - bytes.count
+            if rest > 0, let base = memory.baseAddress { memset(base + bytes.count, 0, rest) }
+        }
+
+        func isEqual(_ bytes: UnsafeRawBufferPointer) -> Bool {
+            areEqual(UnsafeRawBufferPointer(rebasing: memory[..<bytes.count]), bytes)
         }
 
         deinit { memory.deallocate() }
@@ -135,6 +144,47 @@ package struct SparseBytes: Sendable {
         }
         return pages[index] ?? Page()
     }
+
+    /// Sets whole pages, the first of them at `offset`, to `bytes`; a last one that is not whole ends the content. What
+    /// `like` holds already is shared with it, so that comparing the two later costs nothing.
+    package mutating func adopt(_ bytes: UnsafeRawBufferPointer, at offset: Int, like: SparseBytes) {
+        for start in stride(from: 0, to: bytes.count, by: Self.pageBytes) {
+            let part = UnsafeRawBufferPointer(rebasing: bytes[start..<min(start + Self.pageBytes, bytes.count)])
+            let index = (offset + start) / Self.pageBytes
+            let known = index < like.pages.count && like.size == size ? like.pages[index] : nil
+            if let known, known.isEqual(part) {
+                pages[index] = known
+            } else {
+                pages[index] = Self.zeroPage.isEqual(part) ? nil : Page(part)
+            }
+        }
+    }
+
+    /// Calls `body` with the bytes and the offset of every page that differs from that of `other`, which is as large.
+    package func forEachDifference(
+        from other: SparseBytes, _ body: (UnsafeRawBufferPointer, Int) throws -> Void
+    ) rethrows {
+        for index in pages.indices where pages[index] !== other.pages[index] {
+            let start = index * Self.pageBytes
+            let page = pages[index] ?? Self.zeroPage
+            let content = UnsafeRawBufferPointer(rebasing: page.memory[..<min(Self.pageBytes, size - start)])
+            if !(other.pages[index] ?? Self.zeroPage).isEqual(content) { try body(content, start) }
+        }
+    }
+
+    /// The offset of the first byte in which the two differ, or nil.
+    package func firstDifference(from other: SparseBytes) -> Int? {
+        guard size == other.size else { return min(size, other.size) }
+        var first: Int?
+        forEachDifference(from: other) { part, start in
+            guard first == nil else { return }
+            let wanted = other.bytes(at: start, count: part.count)
+            first = part.indices.first { part[$0] != wanted[$0] }.map { start + $0 }
+        }
+        return first
+    }
+
+    private static let zeroPage = Page()
 
     /// Whether the bytes from `offset` on, past the end zeros, are these.
     package func matches(_ content: UnsafeRawBufferPointer, at offset: Int) -> Bool {

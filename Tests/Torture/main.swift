@@ -1,76 +1,79 @@
-internal import Bytes
-internal import Disk
 internal import Formats
 internal import Glibc
 internal import Storage
 internal import TestSupport
 
-// The long campaigns: PLATTER_TORTURE_STATES states after a loss of power for each sort of image (200,000 by default),
-// failing hosts, and many threads. Arguments choose the sorts whose names contain one of them. The status is 1 when
-// anything was found.
+// The long campaigns: for each format PLATTER_TORTURE_STATES states after a loss of power (200,000 by default), spread over
+// many sorts of images; failing hosts; and many threads. Arguments choose the sorts whose names contain one of them, and of
+// the campaigns those that they name: "power", "faults", "threads". The status is 1 when anything was found.
 
-/// A sort of image that is tortured.
-struct Subject {
-    var format: any ImageFormat.Type
-    var size: UInt64 = 8 << 20
-    var options: [String: String] = [:]
-}
+/// What runs, and how it went.
+struct Run {
+    var chosen: Set<String>
+    var isSound = true
+    var totals: [String: Int] = [:]
 
-let subjects = [
-    Subject(format: Raw.self, size: 2 << 20),
-    Subject(format: QCOW2.self),
-    Subject(format: QCOW2.self, options: ["cluster_size": "4k", "refcount_bits": "1"]),
-    Subject(format: QCOW2.self, options: ["extended_l2": "on"]),
-    Subject(format: QCOW2.self, options: ["compat": "0.10", "cluster_size": "512"]),
-    Subject(format: QCOW2.self, options: ["lazy_refcounts": "on", "cluster_size": "8k", "refcount_bits": "64"]),
-    Subject(format: VHDX.self, size: 16 << 20, options: ["block_size": "1M"]),
-    Subject(format: VHDX.self, size: 16 << 20, options: ["subformat": "fixed"]),
-    Subject(format: VHD.self, options: ["subformat": "dynamic"]),
-    Subject(format: VHD.self, options: ["subformat": "fixed"]),
-]
+    /// Runs the chosen campaigns on one image; `share` states after a loss of power.
+    mutating func torture(_ fixture: DiskFixture, _ subject: Subject, share: Int) {
+        if chosen.contains("power") {
+            var states = 0
+            attempt("\(fixture.name): loss of power") {
+                var campaign = PowerCutCampaign(fixture, operations: subject.operations, largest: subject.largest)
+                campaign.states = share
+                let counts = try campaign.run()
+                states = counts.states
+                return "\(counts.states) states, \(counts.second) of them of a second session"
+            }
+            totals[subject.format, default: 0] += states
+        }
+        if chosen.contains("faults") {
+            attempt("\(fixture.name): failing host") {
+                "\(try FaultCampaign(fixture, limit: max(8, min(200, share / 100))).run()) sessions"
+            }
+        }
+        if chosen.contains("threads") {
+            attempt("\(fixture.name): threads") {
+                try ThreadCampaign(fixture).run()
+                return "16 of them"
+            }
+        }
+    }
 
-func say(_ text: String) {
-    print(text)
-    fflush(nil)
-}
+    /// Runs one campaign and says how it went.
+    mutating func attempt(_ what: String, _ body: () throws -> String) {
+        let start = monotonicSeconds()
+        do {
+            let result = try body()
+            say("\(what): \(result), \(Int(monotonicSeconds() - start)) s")
+        } catch {
+            say("\(what): FAILED: \(error)")
+            isSound = false
+        }
+    }
 
-/// Runs one sort of campaign and says how it went; false where it found something.
-func run(_ what: String, _ fixture: DiskFixture, _ body: () throws -> String) -> Bool {
-    let start = monotonicSeconds()
-    do {
-        let result = try body()
-        say("\(fixture.name): \(what): \(result), \(Int(monotonicSeconds() - start)) s")
-        return true
-    } catch {
-        say("\(fixture.name): \(what): FAILED: \(error)")
-        return false
+    func say(_ text: String) {
+        print(text)
+        fflush(nil)
     }
 }
 
-let wanted = Array(CommandLine.arguments.dropFirst())
-var isSound = true
+let campaigns = ["power", "faults", "threads"]
+let arguments = Array(CommandLine.arguments.dropFirst())
+let named = arguments.filter { campaigns.contains($0) }
+let wanted = arguments.filter { !campaigns.contains($0) }
+let subjects = Subject.all + (Tool.find("qemu-img") == nil ? [] : Subject.fromQEMU)
+let states = Torture.states(200_000)
+var all = Run(chosen: Set(named.isEmpty ? campaigns : named))
 for subject in subjects {
-    let title =
-        subject.format.name + subject.options.sorted { $0.key < $1.key }.map { " \($0.key)=\($0.value)" }.joined()
-    guard wanted.isEmpty || wanted.contains(where: { title.contains($0) }) else { continue }
-    let fixture: DiskFixture
     do {
-        fixture = try DiskFixture.created(subject.format, size: subject.size, options: subject.options)
+        let fixture = try subject.make()
+        guard wanted.isEmpty || wanted.contains(where: { fixture.name.contains($0) }) else { continue }
+        let count = subjects.count { $0.format == subject.format }
+        all.torture(fixture, subject, share: (states + count - 1) / count)
     } catch {
-        say("\(title): cannot be made: \(error)")
-        isSound = false
-        continue
+        all.say("an image of \(subject.format) cannot be made: \(error)")
+        all.isSound = false
     }
-    isSound =
-        run("loss of power", fixture) {
-            let counts = try PowerCutCampaign(fixture, states: 200_000).run()
-            return "\(counts.states) states, \(counts.second) of them of a second session"
-        } && isSound
-    isSound = run("failing host", fixture) { "\(try FaultCampaign(fixture).run()) sessions" } && isSound
-    isSound =
-        run("threads", fixture) {
-            try ThreadCampaign(fixture).run()
-            return "16 threads"
-        } && isSound
 }
-exit(isSound ? 0 : 1)
+for (format, count) in all.totals.sorted(by: { $0.key < $1.key }) { all.say("\(format): \(count) states") }
+exit(all.isSound ? 0 : 1)

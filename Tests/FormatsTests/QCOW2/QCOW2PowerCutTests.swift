@@ -16,25 +16,13 @@ struct QCOW2PowerCutTests {
     static func fixture(
         _ name: String, _ path: String, below: String? = nil, data: String? = nil
     ) throws -> DiskFixture {
-        var images: [(format: any ImageFormat.Type, content: SparseBytes)] = [
-            (QCOW2.self, SparseBytes(try HostFiles.read(path)))
-        ]
-        if let below { images.append((QCOW2.self, SparseBytes(try HostFiles.read(below)))) }
+        guard below != nil || data != nil else { return try .qcow2(name, at: path) }
+        let images: [(format: any ImageFormat.Type, content: SparseBytes)] = try ([path] + (below.map { [$0] } ?? []))
+            .map { (QCOW2.self, SparseBytes(try HostFiles.read($0))) }
         let extra = try data.map {
             [DiskFixture.File(name: "data.bin", content: SparseBytes(try HostFiles.read($0)))]
         }
-        var fixture = DiskFixture(name: name, images: images, extra: extra ?? [])
-        if below == nil, data == nil { fixture.oracle = askQEMU }
-        return fixture
-    }
-
-    /// `qemu-img check` finds leaks at the worst: status 3.
-    @Sendable private static func askQEMU(_ state: [SparseBytes]) throws {
-        let directory = try TemporaryDirectory("cut")
-        let path = try directory.write(state[0].bytes, to: "state.qcow2")
-        let result = try ChildProcess("qemu-img", ["check", "-f", "qcow2", path]).wait(timeout: 120)
-        try ContractViolation.check(result.succeeded || result.text.contains("leaked"), "\(result)")
-        try ContractViolation.check(!result.text.contains("ERROR"), "\(result)")
+        return DiskFixture(name: name, images: images, extra: extra ?? [])
     }
 
     private static func make(
@@ -48,7 +36,7 @@ struct QCOW2PowerCutTests {
     }
 
     private static func campaign(
-        _ options: [String], seed: UInt64, states: Int = 100, size: UInt64 = size, snapshot: Bool = false
+        _ options: [String], seed: UInt64, states: Int = 30, size: UInt64 = size, snapshot: Bool = false
     ) throws {
         let directory = try TemporaryDirectory("cut")
         let path = directory.file("image.qcow2")
@@ -80,7 +68,7 @@ struct QCOW2PowerCutTests {
         try Oracle.create(path, "qcow2", ["cluster_size=512", "refcount_bits=64"], size: 8 << 20)
         try Oracle.run("qemu-io", ["-f", "qcow2", "-c", "write -q -P 7 0 1900k", path])
         let fixture = try Self.fixture("growth", path)
-        try PowerCutCampaign(fixture, seed: 4, states: 60, operations: 20, largest: 1 << 20).run()
+        try PowerCutCampaign(fixture, seed: 4, states: 30, operations: 20, largest: 1 << 20).run()
     }
 
     @Test(arguments: [false, true])
@@ -95,7 +83,7 @@ struct QCOW2PowerCutTests {
         try Oracle.raw(raw, size: Self.size)
         try Oracle.run(
             "qemu-img", ["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", "cluster_size=4096", raw, path])
-        try PowerCutCampaign(Self.fixture("compressed", path), seed: 5, states: 100, largest: 300_000).run()
+        try PowerCutCampaign(Self.fixture("compressed", path), seed: 5, states: 30, largest: 300_000).run()
     }
 
     @Test(arguments: ["off", "on"])
@@ -106,7 +94,7 @@ struct QCOW2PowerCutTests {
         try Self.make(
             path, ["cluster_size=4096", "data_file=\(data)", "data_file_raw=\(isRaw)"], size: Self.size, seed: 1)
         let fixture = try Self.fixture("data file, raw \(isRaw)", path, data: data)
-        try PowerCutCampaign(fixture, seed: 6, states: 100, largest: 300_000).run()
+        try PowerCutCampaign(fixture, seed: 6, states: 30, largest: 300_000).run()
     }
 
     /// A chain: what the child does not have comes from below, whatever happens to the child.
@@ -118,7 +106,7 @@ struct QCOW2PowerCutTests {
         try Self.make(base, [], size: Self.size - 40_960, seed: 2)
         try Oracle.create(path, "qcow2", ["cluster_size=16384"] + options, size: Self.size, base: (base, "qcow2"))
         let fixture = try Self.fixture("child \(options)", path, below: base)
-        try PowerCutCampaign(fixture, seed: 7, states: 100, largest: 300_000).run()
+        try PowerCutCampaign(fixture, seed: 7, states: 30, largest: 300_000).run()
     }
 
     /// Lazy refcounts: until the clean close the dirty bit says that refcounts may be wrong, and a writable open makes
@@ -127,16 +115,7 @@ struct QCOW2PowerCutTests {
         let directory = try TemporaryDirectory("cut")
         let path = directory.file("image.qcow2")
         try Self.make(path, ["cluster_size=4096", "lazy_refcounts=on"], size: Self.size, seed: 3)
-        var fixture = try Self.fixture("lazy", path)
-        fixture.oracle = nil
-        fixture.check = { storages in
-            let bytes = try storages[0].bytes(at: HostOffset(0), count: Int(storages[0].size))
-            let copy = PowerCutMachine([SparseBytes(bytes)]).storages[0]
-            let request = OpenRequest(storage: copy, companions: NoCompanions())
-            // Only a dirty image may have wrong counts, and all of them can be repaired.
-            let first = try QCOW2.check(request, repairs: bytes[79] & 1 == 1)
-            return bytes[79] & 1 == 1 ? try QCOW2.check(request, repairs: false) : first
-        }
-        try PowerCutCampaign(fixture, seed: 8, states: 100, largest: 300_000).run()
+        let fixture = try Self.fixture("lazy", path).allowingLazyRefcounts()
+        try PowerCutCampaign(fixture, seed: 8, states: 30, largest: 300_000).run()
     }
 }

@@ -1,0 +1,127 @@
+internal import Bytes
+internal import Disk
+internal import Formats
+internal import Storage
+internal import TestSupport
+internal import Testing
+
+/// What the writer makes of a host in trouble, format by format.
+@Suite struct TroubleTests {
+    /// The formats, with options that keep their images small.
+    static let formats = ["raw", "vhd", "vhdx", "qcow2"]
+
+    private static func fixture(_ name: String, size: UInt64 = 4 << 20) throws -> DiskFixture {
+        let format = try #require(Registry.format(named: name))
+        let options = ["vhd": ["block_size": "64K"], "vhdx": ["block_size": "1M", "log_size": "1M"]]
+        return try DiskFixture.created(format, size: size, options: options[name] ?? [:])
+    }
+
+    private static func pattern(_ byte: UInt8, _ count: Int) -> [UInt8] { [UInt8](repeating: byte, count: count) }
+
+    private let trouble = HostTrouble()
+
+    private func open(_ fixture: DiskFixture) throws -> (disk: Disk, machine: PowerCutMachine) {
+        let machine = PowerCutMachine(fixture.files.map(\.content), names: fixture.files.map(\.name))
+        return (try fixture.open(trouble.over(machine.storages), true), machine)
+    }
+
+    /// What `machine` comes back with when everything that was not flushed is lost.
+    private func afterPowerLoss(_ machine: PowerCutMachine, _ fixture: DiskFixture) throws -> SparseBytes {
+        var replay = PowerCutReplay(machine)
+        replay.advance(to: machine.position)
+        var random = SeededRandom(seed: 1)
+        let state = PowerCutMachine(replay.state(.everything, using: &random), names: fixture.files.map(\.name))
+        #expect(try fixture.check(state.storages).corruptions == 0)
+        return try fixture.open(state.storages, false).contents()
+    }
+
+    /// A flush that is asked for again after one failed says success, whatever was lost.
+    @Test(arguments: formats) func afterAFailedBarrierNothingIsWritten(format: String) throws {
+        let fixture = try Self.fixture(format)
+        let (disk, machine) = try open(fixture)
+        try disk.write(Self.pattern(1, 70_000), at: 0)
+        try disk.flush()
+        try disk.write(Self.pattern(2, 70_000), at: 2 << 20)
+        trouble.failsFlush = true
+        #expect(try failure { try disk.flush() }.kind == .io)
+        trouble.failsFlush = false
+        let position = machine.position
+        #expect(try failure { try disk.flush() }.kind == .io)
+        #expect(try failure { try disk.write([3], at: 0) }.kind == .io)
+        #expect(try failure { try disk.write([3], at: 3 << 20) }.kind == .io)
+        #expect(try failure { try disk.zero(ByteRange(0, to: 65_536)) }.kind == .io)
+        #expect(try failure { try disk.rest() }.kind == .io)
+        #expect(try failure { try disk.finish() }.kind == .io)
+        try disk.housekeep()
+        #expect(!disk.hasUncommittedChanges)
+        #expect(machine.position == position, "something was written after the barrier failed")
+        #expect(try disk.content(ByteRange(0, to: 70_000)) == Self.pattern(1, 70_000))
+        let left = try afterPowerLoss(machine, fixture)
+        #expect(left.bytes(at: 0, count: 70_000) == Self.pattern(1, 70_000))
+    }
+
+    /// Metadata that finds no room is kept, grows, and is written when there is room.
+    @Test(arguments: formats.dropFirst()) func metadataThatFindsNoRoomIsWrittenLater(format: String) throws {
+        let fixture = try Self.fixture(format)
+        let (disk, machine) = try open(fixture)
+        for round in 0..<3 {
+            let place = UInt64(round) << 20
+            try disk.write(Self.pattern(UInt8(round + 1), 100_000), at: place)
+            trouble.isFull = true
+            #expect(try failure { try disk.flush() }.kind == .noSpace)
+            #expect(disk.hasUncommittedChanges)
+            #expect(try failure { try disk.flush() }.kind == .noSpace)
+            trouble.isFull = false
+            try disk.zero(ByteRange(place, to: place + 65_536))
+            try disk.write(Self.pattern(9, 5000), at: place + 300_000)
+        }
+        try disk.flush()
+        let now = try disk.contents()
+        #expect(now.bytes(at: 0, count: 65_536) == zeroBytes(65_536))
+        #expect(now.bytes(at: (1 << 20) + 65_536, count: 34_464) == Self.pattern(2, 34_464))
+        #expect(now.bytes(at: (2 << 20) + 300_000, count: 5000) == Self.pattern(9, 5000))
+        #expect(try afterPowerLoss(machine, fixture).firstDifference(from: now) == nil)
+        try disk.finish()
+        #expect(try disk.contents().firstDifference(from: now) == nil)
+    }
+
+    /// A full host with an image that has dropped space: the drop is committed, and the space used for the write.
+    @Test(arguments: ["vhdx", "qcow2"]) func droppedSpaceIsFoundWhenTheHostIsFull(format: String) throws {
+        let fixture = try Self.fixture(format)
+        let (disk, machine) = try open(fixture)
+        try disk.write(Self.pattern(1, 2 << 20), at: 0)
+        try disk.flush()
+        trouble.limit = UInt64(machine.contents[0].size)
+        for round in 0..<6 {
+            let (old, new) = round % 2 == 0 ? (UInt64(0), UInt64(2 << 20)) : (2 << 20, 0)
+            try disk.zero(ByteRange(old, to: old + (2 << 20)))
+            try disk.write(Self.pattern(UInt8(round + 2), 2 << 20), at: new)
+        }
+        try disk.finish()
+        let now = try disk.contents()
+        #expect(now.bytes(at: 0, count: 2 << 20) == Self.pattern(7, 2 << 20))
+        #expect(try fixture.check(machine.storages).corruptions == 0)
+    }
+
+    /// More than a step, and in VHDX more than the metadata that one release may touch.
+    @Test(arguments: formats) func aDiskThatIsZeroedWholeKeepsNoData(format: String) throws {
+        let fixture = try Self.fixture(format, size: 600 << 20)
+        let (disk, machine) = try open(fixture)
+        for place in stride(from: 0, to: UInt64(600) << 20, by: 8 << 20) {
+            try disk.write(Self.pattern(1, 4096), at: place + 8192)
+        }
+        try disk.flush()
+        let before = machine.contents[0].allocatedBytes
+        let position = machine.position
+        try disk.zero(ByteRange(0, to: 600 << 20))
+        try disk.finish()
+        #expect(try disk.nextData(from: 0) == nil)
+        #expect(try disk.contents(everything: false).firstDifference(from: SparseBytes(size: 600 << 20)) == nil)
+        let written = machine.log[position...].reduce(0) {
+            if case .write(_, let bytes) = $1.change { $0 + bytes.count } else { $0 }
+        }
+        #expect(written < 8 << 20, "zeros were written where space could be dropped")
+        #expect(machine.contents[0].allocatedBytes < before)
+        #expect(try fixture.check(machine.storages).corruptions == 0)
+    }
+}
