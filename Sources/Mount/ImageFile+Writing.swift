@@ -106,16 +106,18 @@ extension ImageFile {
     /// Makes everything durable that was acknowledged before. Throws `.noSpace`, after which it may succeed later, and
     /// `.io`.
     func commit() throws(ImageError) {
-        if let disk = writableDisk { try commit(disk) }
+        guard let disk = writableDisk else { return }
+        try commit(disk)
+        context.keeper.committed()
     }
 
-    /// The same for a view of the image or the whole of it.
+    /// The same for a view of the image or the whole of it. The mount stays pinned until the keeper looks or a file is
+    /// closed: a writer that asks for durability after each write would otherwise wake the keeper each time.
     func commit(_ disk: Disk) throws(ImageError) {
         do throws(ImageError) { try disk.flush() } catch {
             if error.kind != .noSpace { writing.isBroken.store(true, ordering: .relaxed) }
             throw error
         }
-        context.keeper.committed()
     }
 
     /// Commits if it is time. One thread calls this, a few times a second and when a writer has been released.

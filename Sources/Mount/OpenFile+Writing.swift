@@ -160,7 +160,10 @@ extension OpenFile {
 
     /// Answers a FLUSH: close(2) returns when everything written so far is durable.
     func answerFlush(_ request: fuse_req_t?) {
-        fuse_reply_err(request, commit() ?? 0)
+        let code = commit()
+        // Perhaps the last of this file, and umount(2) may be the next that comes.
+        role?.image.context.keeper.committed()
+        fuse_reply_err(request, code ?? 0)
     }
 
     /// Answers an FSYNC. A commit that failed while nobody waited is told here, once for each open file.
