@@ -107,6 +107,8 @@ extension Writer {
     @discardableResult
     func runCommit() throws(ImageError) -> Bool {
         guard !isPoisoned.load(ordering: .sequentiallyConsistent) else { throw .poisoned }
+        // An fsync may have waited while the session was ended: everything is durable then.
+        guard stage.load(ordering: .sequentiallyConsistent) != .finished else { return false }
         // What is counted now is with the host, so the first barrier covers it.
         let mark = changes.load(ordering: .acquiring)
         if let batch = kept.withLock({ $0 }) { try carryOut(batch) }
@@ -126,6 +128,8 @@ extension Writer {
             if mark != durable.load(ordering: .relaxed) { try barrier() }
             quarantine(notes)
         }
+        // Another thread's barrier may have met the failure that was meant for this one.
+        guard !isPoisoned.load(ordering: .sequentiallyConsistent) else { throw .poisoned }
         durable.store(mark, ordering: .releasing)
         return batch != nil
     }

@@ -126,7 +126,11 @@ extension Writer {
             }
             // A change looks at the stage after its lease has begun, so those that saw the old one are waited for.
             leases.wait(for: leases.now)
-            try alone { () throws(ImageError) in try close() }
+            do throws(ImageError) { try alone { () throws(ImageError) in try close() } } catch {
+                // Nothing is lost, and once there is room the session may go on or be ended again.
+                if error.kind == .noSpace { stage.store(.open, ordering: .sequentiallyConsistent) }
+                throw error
+            }
         }
     }
 
@@ -134,14 +138,11 @@ extension Writer {
         try commitAll()
         if let epoch = dropped.withLock({ $0.waiting.last?.epoch }) { leases.wait(for: epoch) }
         reclaim()
+        // What came back only now may have changed metadata once more.
+        try commitAll()
         // What another thread still gives back comes before the stage changes, and later nothing is.
         reclaiming.withLock { _ in stage.store(.finished, ordering: .sequentiallyConsistent) }
-        do throws(ImageError) {
-            try inOwnWords { () throws(ImageError) in try driver.close() }
-        } catch {
-            if error.kind == .noSpace { stage.store(.finishing, ordering: .sequentiallyConsistent) }
-            throw error
-        }
+        try inOwnWords { () throws(ImageError) in try driver.close() }
     }
 
     /// Commits until no metadata is left. The caller has the right to commit.

@@ -135,9 +135,12 @@ extension ImageFile {
 
     /// Remembers the failure for the next fsync of every open file, says it in the log, and lets some time go by.
     private func failedToCommit(_ error: ImageError) {
-        if error.kind != .noSpace { writing.isBroken.store(true, ordering: .relaxed) }
-        writing.lastFailure.store(error.errorNumberOfWriting, ordering: .relaxed)
-        writing.failures.add(1, ordering: .releasing)
+        // Where there was no room nothing is lost yet: the next fsync tries again, and says itself how that went.
+        if error.kind != .noSpace {
+            writing.isBroken.store(true, ordering: .relaxed)
+            writing.lastFailure.store(error.errorNumberOfWriting, ordering: .relaxed)
+            writing.failures.add(1, ordering: .releasing)
+        }
         context.log.error("\(error.named(name)); what was written last is not safe yet")
         state.withLock { $0.restsUntil = .now + .seconds(2) }
     }

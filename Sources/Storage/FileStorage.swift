@@ -19,6 +19,8 @@ package final class FileStorage: Storage {
     let isDevice: Bool
     let currentSize: Atomic<UInt64>
     private let isOpen = Atomic<Bool>(true)
+    /// The error number of the first barrier that failed, or 0.
+    private let flushFailure = Mutex<Int32>(0)
 
     /// Takes over `descriptor` (open for reading, and for writing where `isWritable`), which is closed also when this
     /// throws. Throws `.unsupported` for what is neither a regular file nor, unless `regularOnly`, a block device, and
@@ -52,6 +54,9 @@ package final class FileStorage: Storage {
         self.isDevice = isDevice
         identity = FileIdentity(device: facts.device, inode: facts.inode, birth: facts.birth_ns)
         currentSize = Atomic(facts.size)
+        // A writer builds on what it reads, and that may be in memory only: written by a program that was killed before
+        // its barrier.
+        if isWritable { try flush() }
     }
 
     /// Opens the file at `path`, following symbolic links as the user who typed it expects, for writing too where
@@ -127,8 +132,16 @@ package final class FileStorage: Storage {
         isDevice ? size : try facts().blocks.checkedMultiplying(by: 512) ?? .max
     }
 
+    /// A failure is always `.io`, for a full host too, and it is the answer to every later call: the kernel drops what it
+    /// could not write and says so once, to whoever asks first.
     package func flush() throws(ImageError) {
-        _ = try syscall("cannot flush the file") { fdatasync(descriptor) }
+        let code = flushFailure.withLock { failure -> Int32 in
+            while failure == 0, fdatasync(descriptor) != 0 {
+                if errno != EINTR { failure = errno }
+            }
+            return failure
+        }
+        guard code == 0 else { throw ImageError(.io, "cannot flush the file", errno: code, file: name) }
     }
 
     package func close() {

@@ -59,6 +59,8 @@ package final class NewFile: Sendable {
         do throws(ImageError) {
             try storage.flush()
             let hidden = try hide()
+            // Filling the file may have taken long, and what it replaces may be in use by now.
+            if replaces { try Self.checkTarget(path, replaces) }
             if let hidden {
                 let code =
                     replaces ? renameat(directory, hidden, directory, name) : clinux_rename_new(directory, hidden, name)
@@ -67,9 +69,14 @@ package final class NewFile: Sendable {
                 throw Self.nameFailure(errno)
             }
             present.withLock { $0 = nil }
-            // The file knows its new link, and the directory its new entry.
-            _ = try syscall("cannot flush the file") { fsync(storage.descriptor) }
-            _ = try syscall("cannot flush the directory") { fsync(directory) }
+            do throws(ImageError) {
+                // The file knows its new link, and the directory its new entry.
+                _ = try syscall("cannot flush the file") { fsync(storage.descriptor) }
+                _ = try syscall("cannot flush the directory") { fsync(directory) }
+            } catch {
+                if !replaces { unlinkat(directory, name, 0) }
+                throw error
+            }
         } catch { throw error.named(path) }
     }
 

@@ -15,6 +15,8 @@ extension VHDXWriter {
         let limit = range.clipped(to: table.virtualSize)
         var handled = ByteRange(limit.lower, to: limit.lower)
         var dropped: [HostRun] = []
+        // Also where a later block is found damaged: those before it have lost their places.
+        defer { freed += dropped }
         let result = try state.withLock { (state) throws(ImageError) -> ByteRange in
             if state.space == nil { state.space = try VHDXScan.space(storage, table, lookup.regions) }
             var position = limit.lower
@@ -36,7 +38,6 @@ extension VHDXWriter {
             }
             return handled
         }
-        freed += dropped
         return result.isEmpty ? ByteRange(range.lower, to: range.lower) : result
     }
 
