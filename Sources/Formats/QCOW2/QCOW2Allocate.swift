@@ -48,14 +48,15 @@ extension QCOW2.WriteState {
     /// Looks for up to `wanted` free clusters that follow each other: first among those that were freed or never used
     /// below the end of the file, then behind it.
     private func find(_ wanted: UInt64) throws(ImageError) -> Allocation {
-        let limit = min(fresh, cursor + Self.searchLimit)
-        if cursor < limit {
+        while cursor < fresh {
+            let limit = min(fresh, cursor + Self.searchLimit)
             let first = try firstCluster(from: cursor, to: limit, isFree: true)
             cursor = first
             if first < limit {
                 let end = try firstCluster(from: first, to: min(fresh, first + wanted), isFree: false)
                 return Allocation(first: first, count: end - first, isFresh: false)
             }
+            if try canGrow() { break }
         }
         let limitBehind = fresh + Self.searchLimit
         let first = try firstCluster(from: fresh, to: limitBehind, isFree: true)
@@ -64,6 +65,18 @@ extension QCOW2.WriteState {
         }
         let end = try firstCluster(from: first, to: first + wanted, isFree: false)
         return Allocation(first: first, count: end - first, isFresh: true)
+    }
+
+    /// Whether there is room for a cluster behind the end: a block device and a file of the greatest size have none, and
+    /// then all of what lies before is searched.
+    private func canGrow() throws(ImageError) -> Bool {
+        do throws(ImageError) {
+            try extendImage(to: (fresh + 1) << clusterBits)
+            return true
+        } catch {
+            guard error.kind == .noSpace else { throw error }
+            return false
+        }
     }
 
     /// Makes sure that clusters with refcount 0 are really nobody's and lie within the file, and moves on behind them. A

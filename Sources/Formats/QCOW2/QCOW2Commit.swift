@@ -78,7 +78,7 @@ extension QCOW2.WriteState {
     /// Sets the corrupt bit, durably, where the version has one, and changes nothing from then on. Not while a batch
     /// has the header: one of the two would undo the other.
     func markCorrupt() {
-        isCorrupt = true
+        health.noteCorruption()
         marksCorruptLater = isSwitchFrozen
         guard !isSwitchFrozen, header.version >= 3, headerSector.count == 512 else { return }
         headerSector[79] |= UInt8(QCOW2.Incompatible.corrupt.rawValue)
@@ -101,7 +101,7 @@ extension QCOW2.WriteState {
             try imageFile.resize(to: end)
             try imageFile.flush()
         }
-        guard isLazy, !isCorrupt, headerSector[79] & 1 == 1 else { return }
+        guard isLazy, !health.isCorrupt, headerSector[79] & 1 == 1 else { return }
         try imageFile.flush()
         headerSector[79] &= ~1
         try writeHeader()

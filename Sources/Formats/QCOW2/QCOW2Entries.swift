@@ -12,18 +12,23 @@ extension QCOW2.WriteState {
         let table = try tables.l2Table(entry, at: place, fileSize: imageFile.size)
         guard table != 0 else { return try addTable(copying: nil, at: place) }
         guard entry >> 63 == 0 else { return table }
-        switch try references(to: table >> clusterBits) {
-        case 0: throw ImageError(.corrupt, "an L2 table in use has refcount 0", at: table)
-        case 1:
+        let cluster = table >> clusterBits
+        let references = try references(to: cluster)
+        guard references > 0 else {
+            throw ImageError(.corrupt, "an L2 table in use has refcount 0", at: table)
+        }
+        if try refcount(of: cluster) == 1 {
             try store.write(at: HostOffset(place), Self.bytes(of: [table | 1 << 63]), phase: .later)
             return table
-        default:
-            let copy = try addTable(copying: table, at: place)
-            // The snapshot keeps the old one.
-            dropped[table >> clusterBits, default: 0] += 1
-            lowered.append(table >> clusterBits)
-            return copy
         }
+        let copy = try addTable(copying: table, at: place)
+        // The snapshot keeps the old one. Where nobody does, two entries of the L1 table shared it, and it is leaked until a
+        // check: readers may still be in it.
+        if references > 1 {
+            dropped[cluster, default: 0] += 1
+            lowered.append(cluster)
+        }
+        return copy
     }
 
     /// Makes a table and names it in the L1 entry at `place`. Nothing durable points to a new table, so all of it goes out

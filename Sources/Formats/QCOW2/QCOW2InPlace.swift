@@ -7,6 +7,7 @@ extension QCOW2.Driver {
     /// entry, and what reaches past the end of the file is left to `reserve`, which looks closely.
     func inPlace(_ runs: inout ExtentList) throws(ImageError) {
         guard let writer else { return }
+        try writer.health.check()
         while !runs.isComplete {
             let position = runs.remaining.lower
             let place = tables.l1Offset + (position >> tables.tableBits) * 8

@@ -78,11 +78,11 @@ extension QCOW2.WriteState {
             throw ImageError(.corrupt, "an L2 entry leads into the image's metadata", at: offset)
         }
         if isCopied { return .present(offset) }
-        switch try references(to: host) {
-        case 0: throw ImageError(.corrupt, "a cluster in use has refcount 0", at: offset)
-        case 1: return .present(offset)
-        default: return .new
+        guard try references(to: host) > 0 else {
+            throw ImageError(.corrupt, "a cluster in use has refcount 0", at: offset)
         }
+        // A reference that was dropped is there after a power loss, until the drop is durable and counted.
+        return try refcount(of: host) == 1 ? .present(offset) : .new
     }
 
     /// Makes sure that the file that holds the data reaches over clusters that it has already. A file may end inside a

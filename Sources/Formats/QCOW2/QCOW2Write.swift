@@ -57,7 +57,7 @@ extension QCOW2.WriteState {
     /// The same failure, after the image was marked where it says that its metadata is impossible: whoever writes on would
     /// make it worse.
     func noting(_ error: ImageError) -> ImageError {
-        if error.kind == .corrupt, isReady, !isCorrupt { markCorrupt() }
+        if error.kind == .corrupt, isReady, !health.isCorrupt { markCorrupt() }
         return error
     }
 }

@@ -3,6 +3,23 @@ internal import Storage
 internal import Synchronization
 
 extension QCOW2 {
+    /// Whether impossible metadata was met while the image was written; asked without a lock.
+    final class Health: Sendable {
+        private let corrupt = Atomic<Bool>(false)
+
+        /// Whether nothing may be changed any more.
+        var isCorrupt: Bool { corrupt.load(ordering: .relaxed) }
+
+        /// Notes that nothing may be changed any more.
+        func noteCorruption() { corrupt.store(true, ordering: .relaxed) }
+
+        /// Throws `.io` where nothing may be changed any more.
+        func check() throws(ImageError) {
+            guard isCorrupt else { return }
+            throw ImageError(.io, "the image was found corrupt and is not written any more; check it")
+        }
+    }
+
     /// What a writable image has besides a readable one: the state that changes, behind one lock, and what is asked
     /// without it.
     final class Writer: Sendable {
@@ -12,6 +29,8 @@ extension QCOW2 {
         let filter: RegionFilter
         /// The metadata, for `dirtyBytes`.
         let store: MetadataStore
+        /// Whether anything may be changed.
+        let health = Health()
         /// With more changed metadata than this in bytes a commit is due.
         let dirtyLimit: Int
 
@@ -21,7 +40,7 @@ extension QCOW2 {
             self.filter = filter
             self.store = store
             dirtyLimit = max(cacheBytes / 4, 256 << 10)
-            state = Mutex(WriteState(image, tables, store: store, filter: filter, fixed: fixed))
+            state = Mutex(WriteState(image, tables, store: store, filter: filter, health: health, fixed: fixed))
         }
     }
 
@@ -41,7 +60,7 @@ extension QCOW2 {
         /// Whether `prepare` has been through.
         var isReady = false
         /// Whether impossible metadata was met: nothing is changed any more.
-        var isCorrupt = false
+        let health: Health
         /// The first sector of the file, as it is on disk or in the batch under way.
         var headerSector: [UInt8] = []
         /// The size of the file when the session began.
@@ -78,8 +97,12 @@ extension QCOW2 {
         var plans: [UInt64: PlanRecord] = [:]
         var nextToken: UInt64 = 1
 
-        init(_ image: OpenImage, _ tables: Tables, store: MetadataStore, filter: RegionFilter, fixed: [HostRun]) {
+        init(
+            _ image: OpenImage, _ tables: Tables, store: MetadataStore, filter: RegionFilter, health: Health,
+            fixed: [HostRun]
+        ) {
             header = image.header
+            self.health = health
             self.tables = tables
             rules = EntryRules(image.header)
             self.store = store
@@ -106,9 +129,7 @@ extension QCOW2.WriteState {
     /// Throws unless the session may change the image.
     func checkUsable() throws(ImageError) {
         guard isReady else { throw ImageError(.readOnly, "the image was not made ready for writing") }
-        guard !isCorrupt else {
-            throw ImageError(.io, "the image was found corrupt and is not written any more; check it")
-        }
+        try health.check()
     }
 
     /// `count` bytes of metadata from `offset` on; `count` is bounded by the caller.
