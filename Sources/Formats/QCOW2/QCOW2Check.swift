@@ -30,6 +30,8 @@ extension QCOW2 {
         /// Whether something is wrong in what leads to clusters: then more may be in use than was counted, and nothing is
         /// given back.
         var isTreeDamaged = false
+        /// Whether something is named that would lie past the end of the file: what is put there would become that.
+        var namesPastEnd = false
         /// Whether the refcount structures must be made anew before a refcount can be trusted.
         var needsRebuild = false
         /// The stretches of the file, as `ClusterCounts` numbers them, in which a refcount is stored or a reference counted.
@@ -87,12 +89,23 @@ extension QCOW2 {
             try readRefcountTable()
             try compareRefcounts()
             try checkCopiedFlags()
+            if repairs, needsRebuild, namesPastEnd { return try withoutRepairs() }
             if repairs { try repair() }
             if header.has(.corrupt) {
                 report.add(
                     .note, "a program that wrote to the image marked it as corrupt", at: 72,
                     isRepaired: repairs && report.corruptions == 0)
             }
+            return report
+        }
+
+        /// The report of a check alone. New refcounts go to the end of the file, and would lie where entries of the image
+        /// lead already: a damaged image would get worse.
+        private func withoutRepairs() throws(ImageError) -> CheckReport {
+            var report = try QCOW2.Checker(storage, repairs: false).run()
+            report.add(
+                .note, "nothing was repaired: the file was cut short, and its refcounts cannot be put at its end",
+                at: nil)
             return report
         }
 
@@ -108,8 +121,11 @@ extension QCOW2 {
         var refcountSeverity: CheckReport.Severity { header.has(.dirty) ? .note : .corruption }
 
         /// Notes damage in what leads to clusters. It is not repaired: nobody knows what should be there.
-        func addDamage(_ what: @autoclosure () -> String, at offset: UInt64?, count: UInt64 = 1) {
+        func addDamage(
+            _ what: @autoclosure () -> String, at offset: UInt64?, count: UInt64 = 1, isPastEnd: Bool = false
+        ) {
             isTreeDamaged = true
+            if isPastEnd { namesPastEnd = true }
             report.add(.corruption, what(), at: offset, count: count)
         }
 
@@ -121,7 +137,9 @@ extension QCOW2 {
         ) throws(ImageError) -> Bool {
             guard bytes > 0 else { return true }
             guard let end = offset.checkedAdding(bytes), end < fileSize || end - fileSize < clusterSize else {
-                addDamage("\(offset) is named as the place of something, and lies past the end of the file", at: place)
+                addDamage(
+                    "\(offset) is named as the place of something, and lies past the end of the file", at: place,
+                    isPastEnd: true)
                 return false
             }
             for cluster in (offset >> header.clusterBits)...((end - 1) >> header.clusterBits) {

@@ -48,7 +48,8 @@ extension QCOW2.Checker {
             return
         }
         guard offset <= fileSize, clusterSize <= fileSize - offset else {
-            addDamage("an L1 entry names an L2 table past the end of the file", at: place, count: weight)
+            addDamage(
+                "an L1 entry names an L2 table past the end of the file", at: place, count: weight, isPastEnd: true)
             return
         }
         try mark(offset, bytes: clusterSize, weight: weight, as: .l2Table, from: place)
@@ -122,7 +123,9 @@ extension QCOW2.Checker {
         var position = header.snapshotsOffset
         for index in 0..<header.snapshotCount {
             guard storage.holds(HostOffset(position), count: 40), position - header.snapshotsOffset <= 64 << 20 else {
-                addDamage("the snapshot table ends after \(index) of \(header.snapshotCount) snapshots", at: position)
+                addDamage(
+                    "the snapshot table ends after \(index) of \(header.snapshotCount) snapshots", at: position,
+                    isPastEnd: true)
                 break
             }
             let fixed = try storage.bytes(at: HostOffset(position), count: 40)
@@ -136,7 +139,7 @@ extension QCOW2.Checker {
             if bytes > 32 << 20 || !QCOW2.Header.isPlace(offset, bytes: bytes, alignedTo: clusterSize) {
                 addDamage("a snapshot's L1 table is at an impossible place", at: position)
             } else if offset + bytes > fileSize, offset + bytes - fileSize >= clusterSize {
-                addDamage("a snapshot's L1 table lies past the end of the file", at: position)
+                addDamage("a snapshot's L1 table lies past the end of the file", at: position, isPastEnd: true)
             } else {
                 tables.append((offset, bytes))
             }
@@ -162,7 +165,7 @@ extension QCOW2.Checker {
         let end = directory.offset + directory.bytes
         for index in 0..<extensions.bitmapCount {
             guard position <= end, end - position >= 24, storage.holds(HostOffset(position), count: 24) else {
-                addDamage("the bitmap directory ends after \(index) bitmaps", at: position)
+                addDamage("the bitmap directory ends after \(index) bitmaps", at: position, isPastEnd: true)
                 break
             }
             let fixed = try storage.bytes(at: HostOffset(position), count: 24)

@@ -86,8 +86,11 @@ struct QCOW2WriteOracleTests {
         let session = try QCOW2Session(path: path)
         var work = QCOW2Workload([UInt8](repeating: 0, count: size), unit: 512, seed: 3)
         for piece in stride(from: 0, to: size, by: 1 << 20) {
-            let bytes = (0..<(1 << 20)).map { UInt8(truncatingIfNeeded: ($0 + piece) >> 9) | 1 }
-            work.content.replaceSubrange(piece..<(piece + 1 << 20), with: bytes)
+            var bytes = [UInt8](repeating: 1, count: 1 << 20)
+            for index in stride(from: 0, to: bytes.count, by: 512) {
+                bytes[index] = UInt8(truncatingIfNeeded: (index + piece) >> 9)
+            }
+            work.put(bytes, at: piece)
             try session.write(bytes, at: UInt64(piece))
             if piece >> 20 % 3 == 2 { try session.commit() }
         }
