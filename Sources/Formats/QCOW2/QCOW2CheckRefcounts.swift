@@ -145,10 +145,13 @@ extension QCOW2.Checker {
             let block = cluster / perBlock
             if block >= UInt64(blocks.count) || blocks[Int(block)] == 0 { needsRebuild = true }
             // A rebuild moves the refcount structures away from what else is in their clusters.
-            let left = needsRebuild && isRefcountStructure(cluster) ? counted - 1 : counted
+            let isMoved = needsRebuild && isRefcountStructure(cluster)
+            let left = isMoved ? counted - 1 : counted
+            // A right count does not help where a table and something else are in one cluster.
+            let isShared = counts.marks(of: cluster).isSuperset(of: [.overlaps, .exclusive]) && !isMoved
             report.add(
                 refcountSeverity, "a cluster is used \(counted) times, and its refcount is \(stored)", at: place,
-                isRepaired: repairs && left <= largestRefcount)
+                isRepaired: repairs && left <= largestRefcount && !isShared)
             return
         }
         if stored > counted {
