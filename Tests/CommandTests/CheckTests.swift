@@ -34,7 +34,7 @@ import Testing
         try HostFiles.patch([0, 1], at: Int64(block + cluster * 2), of: path)
     }
 
-    @Test(arguments: ["disk.qcow2", "disk.vhdx"])
+    @Test(arguments: ["disk.qcow2", "disk.vhdx", "disk.vhd"])
     func aNewImageIsClean(_ name: String) throws {
         let path = try created(name)
         let before = try HostFiles.read(path)

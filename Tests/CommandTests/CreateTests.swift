@@ -13,8 +13,8 @@ import Testing
     }
 
     @Test(arguments: [
-        ("qcow2", [], "disk.qcow2"), ("vhdx", [], "disk.vhdx"), ("raw", [], "disk.raw"),
-        ("QCOW2", ["-o", "cluster_size=4k"], "small"),
+        ("qcow2", [], "disk.qcow2"), ("vhdx", [], "disk.vhdx"), ("vhd", [], "disk.vhd"), ("raw", [], "disk.raw"),
+        ("vpc", [], "other"), ("QCOW2", ["-o", "cluster_size=4k"], "small"),
     ])
     func makesAnImageOfTheSize(_ format: String, _ options: [String], _ name: String) throws {
         let path = directory.file(name)
@@ -33,7 +33,7 @@ import Testing
         #expect(qemu["virtual-size"]?.uint64 == size)
     }
 
-    @Test(arguments: ["disk.vhdx", "disk.avhdx", "disk.qcow2", "disk.img"])
+    @Test(arguments: ["disk.vhdx", "disk.avhdx", "disk.VHD", "disk.qcow2", "disk.img"])
     func theNameSaysWhichFormat(_ name: String) throws {
         let path = directory.file(name)
         #expect(try Product.run("create", "-q", path, "8M").succeeded)
@@ -42,7 +42,7 @@ import Testing
     }
 
     @Test func optionsAreListed() throws {
-        for format in ["vhdx", "qcow2"] {
+        for format in ["vhdx", "vhd", "qcow2"] {
             let result = try Product.run("create", "-f", format, "-o", "help")
             #expect(result.succeeded && result.text.split(separator: "\n").count > 2, "\(result)")
         }
@@ -96,7 +96,7 @@ import Testing
     }
 
     @Test func aChildNamesItsParentFromItsOwnDirectory() throws {
-        for format in ["qcow2", "vhdx"] {
+        for format in ["qcow2", "vhdx", "vhd"] {
             let base = directory.file("base.\(format)")
             #expect(try Product.run("create", "-q", base, "16M").succeeded)
             mkdir(directory.file("sub"), 0o755)

@@ -81,7 +81,7 @@ struct Command: Sendable {
 
             Serves VHDX, VHD and qcow2 images as flat raw files: after
             'platter win11.vhdx /mnt/disk' the disk is /mnt/disk/win11.vhdx.raw.
-            Mounts of this version read; they never change an image.
+            An image is only read unless -w says to write into it.
 
             commands:
             \(commands)

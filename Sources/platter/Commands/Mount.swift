@@ -10,7 +10,8 @@ extension Command {
             mountSynopsis,
             """
             Serves an image, or every image below a directory, as flat raw files. A directory as MOUNTPOINT gets
-            IMAGE.raw; a regular file as MOUNTPOINT becomes the disk itself. Nothing changes an image.
+            IMAGE.raw; a regular file as MOUNTPOINT becomes the disk itself. Nothing changes an image unless -w
+            is given.
             """,
             options: OptionTable.mount.helpText)
     }

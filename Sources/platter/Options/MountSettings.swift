@@ -144,7 +144,7 @@ extension OptionTable where Settings == MountSettings {
         .toggle(keys: ["nonempty"], help: "mount over a directory or file that is not empty") {
             $0.allowsNonEmpty = true
         },
-        .toggle(["-r", "--read-only"], keys: ["ro"], help: "read only; every mount of this version is") {
+        .toggle(["-r", "--read-only"], keys: ["ro"], help: "read only, as it is without -w and --overlay") {
             $0.saysReadOnly = true
         },
         .toggle(keys: ["rw"], help: nil) { $0.saysReadWrite = true },
@@ -154,16 +154,16 @@ extension OptionTable where Settings == MountSettings {
     ]
 
     private static let writing: [Option<MountSettings>] = [
-        .toggle(["-w", "--write"], keys: ["write"], help: nil) { $0.wantsWriting = true },
+        .toggle(["-w", "--write"], keys: ["write"], help: "write into the image") { $0.wantsWriting = true },
         Option(
             ["--overlay"], keys: ["overlay"], value: "FILE",
-            help: nil
+            help: "leave the image as it is; write to FILE (qcow2), or with 'tmp' forget what was written"
         ) { settings, value, name throws(Failure) in
             settings.overlay = value == "tmp" ? .temporary : .file(try Values.text(value, name))
         },
         Option(
             keys: ["truncate"], value: "WHAT",
-            help: nil
+            help: "what opening a disk with O_TRUNC does: refuse (default), or discard all of it"
         ) { settings, value, name throws(Failure) in
             guard value == "refuse" || value == "discard" else {
                 throw .usage("'\(name)' is one of refuse, discard, not '\(value)'")
