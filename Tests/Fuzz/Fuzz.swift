@@ -8,9 +8,9 @@ import TestSupport
 enum FuzzTarget: String {
     case vhd, vhdx, vhdxlog, qcow2, qcow1
     /// Checks an image and repairs it.
-    case vhdxcheck, qcow2check
+    case vhdcheck, vhdxcheck, qcow2check
     /// Opens an image for writing, and writes.
-    case vhdxwrite, qcow2write
+    case vhdwrite, vhdxwrite, qcow2write
     /// Finds the format, and asks for the size as a listing does.
     case detect
     /// Finds the format and then does everything that can be done with an image.
@@ -28,7 +28,7 @@ enum FuzzTarget: String {
     /// The format that the target opens without looking at the content first.
     var format: (any ImageFormat.Type)? {
         switch self {
-        case .vhd: VHD.self
+        case .vhd, .vhdcheck, .vhdwrite: VHD.self
         case .vhdx, .vhdxlog, .vhdxcheck, .vhdxwrite: VHDX.self
         case .qcow2, .qcow2check, .qcow2write: QCOW2.self
         case .qcow1: QCOW1.self
@@ -49,9 +49,11 @@ public func fuzzOneInput(_ data: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
     if flags & PackedImage.repairsChecksums != 0 { Checksums.repair(storage) }
     do {
         switch FuzzTarget.chosen {
+        case .vhdcheck: try exerciseCheck(storage, VHD.self) { try exercise($0) }
         case .vhdxcheck: try exerciseCheck(storage, VHDX.self) { try exercise($0) }
         case .qcow2check: try exerciseCheck(storage, QCOW2.self) { try exercise($0) }
         // The seed comes from the input, so that a find can be repeated.
+        case .vhdwrite: try exerciseWriting(storage, VHD.self, seed: UInt64(count))
         case .vhdxwrite: try exerciseWriting(storage, VHDX.self, seed: UInt64(count))
         case .qcow2write: try exerciseWriting(storage, QCOW2.self, seed: UInt64(count))
         default: try exercise(storage, FuzzTarget.chosen)

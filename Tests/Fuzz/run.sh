@@ -6,7 +6,8 @@
 set -eu
 seconds=${1:?usage: run.sh SECONDS [TARGET...]}
 shift
-[ $# -gt 0 ] || set -- detect vhd vhdx vhdxlog vhdxcheck vhdxwrite qcow2 qcow2check qcow2write qcow1 image
+[ $# -gt 0 ] || set -- detect vhd vhdcheck vhdwrite vhdx vhdxlog vhdxcheck vhdxwrite \
+    qcow2 qcow2check qcow2write qcow1 image
 cd "$(dirname "$0")/../.."
 work=$PWD/.build-fuzz
 images=${PLATTER_SHARED:-$PWD/../shared}/images
@@ -53,6 +54,7 @@ failed=0
 for target in "$@"; do
     case $target in
         vhdxlog | vhdxcheck | vhdxwrite) seeds=vhdx ;;
+        vhdcheck | vhdwrite) seeds=vhd ;;
         qcow2check | qcow2write) seeds=qcow2 ;;
         qcow1) seeds=qcow ;;
         detect | image) seeds= ;;

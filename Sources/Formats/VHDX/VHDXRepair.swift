@@ -21,13 +21,16 @@ struct VHDXDamage {
     /// and the same repair can be done again.
     func repair(_ storage: any Storage, _ foundation: VHDXFoundation) throws(ImageError) {
         guard !isEmpty else { return }
-        // Before anything else in the file changes, the header has to say that somebody writes; and twice, which writes
-        // the damaged copy first.
-        var headers = try Headers(storage, foundation.header)
-        headers.set(VHDXEncode.randomGUID(), at: Headers.fileWrite)
-        try headers.write()
-        try headers.write()
-        if let replay = foundation.replay { try empty(replay, storage, &headers) }
+        if let replay = foundation.replay {
+            try VHDXOpen.recover(storage, foundation.header, replay)
+        } else {
+            // Before anything else in the file changes, the header has to say that somebody writes; and twice, which
+            // writes the damaged copy first.
+            var header = try VHDXHeaderUpdate(storage, foundation.header)
+            header.renewFileWrite()
+            try header.write(to: storage)
+            try header.write(to: storage)
+        }
         if let (good, copy, _) = regionTable {
             // Only the copy is written that no reader uses, so that this needs no log: whatever a power loss leaves of it,
             // the other one counts.
@@ -38,69 +41,6 @@ struct VHDXDamage {
             try storage.resize(to: trimmedSize)
             try storage.flush()
         }
-    }
-
-    /// Brings the file to what its log says and empties the log ([MS-VHDX] 2.3.3). The log stays in force until all of it
-    /// is durable in its place; only then may the header stop naming it.
-    private func empty(
-        _ replay: VHDXReplay, _ storage: any Storage, _ headers: inout Headers
-    ) throws(ImageError) {
-        let oldSize = storage.size
-        if oldSize < replay.size { try storage.resize(to: replay.size) }
-        var position: UInt64 = 0
-        while position < replay.size {
-            let (source, length) = replay.source(at: position, limit: replay.size - position)
-            switch source {
-            case .file: break
-            case .zeros:
-                // What the file has grown by reads as zeros already.
-                let count = min(position + length, oldSize) - min(position, oldSize)
-                if count > 0 { try storage.zero(at: HostOffset(position), count: count) }
-            case .log:
-                // At most the page of 4 KiB that the log holds in one piece.
-                try storage.write(
-                    at: HostOffset(position), try replay.bytes(at: HostOffset(position), count: Int(length)))
-            }
-            position += length
-        }
-        try storage.flush()
-        headers.set(.zero, at: Headers.log)
-        try headers.write()
-        try headers.write()
-    }
-}
-
-/// The header as a repair changes it: always the copy that is not in force, durable before the next ([MS-VHDX] 2.2.2.1).
-private struct Headers {
-    static let fileWrite = 16
-    static let log = 48
-
-    private let storage: any Storage
-    private var bytes: [UInt8]
-    private var slot: Int
-    private var sequence: UInt64
-
-    /// Begins with every byte of the copy in force: what is not known here survives. Throws `.io`.
-    init(_ storage: any Storage, _ header: VHDXHeader) throws(ImageError) {
-        self.storage = storage
-        slot = header.slot
-        sequence = header.sequence
-        bytes = try storage.bytes(at: HostOffset(VHDXHeader.place(slot)), count: VHDXHeader.byteCount)
-    }
-
-    mutating func set(_ guid: GUID, at field: Int) { VHDXEncode.put(guid, into: &bytes, at: field) }
-
-    /// Puts the other copy in force; durable when this returns. Throws what writing throws.
-    mutating func write() throws(ImageError) {
-        guard let next = sequence.checkedAdding(1) else {
-            throw ImageError(.unsupported, "the header's sequence number cannot grow any further")
-        }
-        VHDXEncode.put(next, into: &bytes, at: 8)
-        VHDXEncode.seal(&bytes)
-        try storage.write(at: HostOffset(VHDXHeader.place(3 - slot)), bytes)
-        try storage.flush()
-        slot = 3 - slot
-        sequence = next
     }
 }
 

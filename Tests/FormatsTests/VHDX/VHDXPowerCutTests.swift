@@ -1,0 +1,61 @@
+import Bytes
+import Disk
+import Formats
+import Storage
+import TestSupport
+import Testing
+
+/// Power lost at any moment and a host that fails at any operation, through the disk as users have it.
+@Suite struct VHDXPowerCutTests {
+    private static let size: UInt64 = 4 << 20 | 7 << 9
+
+    /// A child on a parent that has content.
+    private static func child() throws -> DiskFixture {
+        var base = VHDXBuilder(size: size)
+        base.add(0, [UInt8](repeating: 0xAA, count: 1 << 20))
+        base.add(2, [UInt8](repeating: 0xBB, count: 1 << 20))
+        let below = base.build()
+        let parent = CreateRequest.Parent(
+            absolutePath: "/base.vhdx", recordedPath: "base.vhdx", shape: try VHDXBuilder.open(below).driver.shape,
+            modified: 0)
+        let content = try DiskFixture.image(VHDX.self, size: size, options: ["log_size": "1M"], parent: parent)
+        return DiskFixture(
+            name: "differencing vhdx",
+            images: [
+                (VHDX.self, content),
+                (VHDX.self, SparseBytes(try below.bytes(at: HostOffset(0), count: Int(below.size)))),
+            ])
+    }
+
+    @Test(arguments: [
+        ["block_size": "1M"], ["block_size": "1M", "log_size": "1M", "block_state_zero": "on"],
+        ["subformat": "fixed", "block_size": "1M"], ["logical_sector_size": "4096"],
+    ])
+    func anImageSurvivesPowerLossAtAnyTime(options: [String: String]) throws {
+        let size = options["logical_sector_size"] == nil ? Self.size : 4 << 20
+        let fixture = try DiskFixture.created(VHDX.self, size: size, options: options)
+        #expect(try PowerCutCampaign(fixture, seed: 1, states: 40, largest: 2 << 20).run().states >= 40)
+    }
+
+    @Test func aChildSurvivesPowerLossAtAnyTime() throws {
+        #expect(try PowerCutCampaign(Self.child(), seed: 2, states: 40, largest: 2 << 20).run().states >= 40)
+    }
+
+    @Test func aHostMayFailAtAnyOperation() throws {
+        let fixture = try DiskFixture.created(
+            VHDX.self, size: Self.size, options: ["block_size": "1M", "log_size": "1M"])
+        #expect(try FaultCampaign(fixture, seed: 3, limit: 6).run() > 20)
+    }
+
+    @Test func aHostMayFailAtAnyOperationOnAChild() throws {
+        #expect(try FaultCampaign(Self.child(), seed: 4, limit: 6).run() > 20)
+    }
+
+    /// Commits come when there is enough for an entry, not with each block; QEMU flushes several times for each.
+    @Test func allocatingOneGibibyteCostsFewBarriers() throws {
+        let fixture = try DiskFixture.created(VHDX.self, size: 1 << 30, options: ["block_size": "1M"])
+        let flushes = try BarrierCount.ofSequentialAllocation(fixture, step: 1 << 20)
+        #expect(flushes > 1)
+        #expect(flushes <= 1024 / 20, "\(flushes) barriers for 1024 blocks")
+    }
+}
