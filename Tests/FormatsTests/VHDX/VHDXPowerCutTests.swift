@@ -11,20 +11,8 @@ import Testing
 
     /// A child on a parent that has content.
     private static func child() throws -> DiskFixture {
-        var base = VHDXBuilder(size: size)
-        base.add(0, [UInt8](repeating: 0xAA, count: 1 << 20))
-        base.add(2, [UInt8](repeating: 0xBB, count: 1 << 20))
-        let below = base.build()
-        let parent = CreateRequest.Parent(
-            absolutePath: "/base.vhdx", recordedPath: "base.vhdx", shape: try VHDXBuilder.open(below).driver.shape,
-            modified: 0)
-        let content = try DiskFixture.image(VHDX.self, size: size, options: ["log_size": "1M"], parent: parent)
-        return DiskFixture(
-            name: "differencing vhdx",
-            images: [
-                (VHDX.self, content),
-                (VHDX.self, SparseBytes(try below.bytes(at: HostOffset(0), count: Int(below.size)))),
-            ])
+        try DiskFixture.child(
+            VHDX.self, of: VHDX.self, size: size, options: ["log_size": "1M"], belowOptions: ["log_size": "1M"])
     }
 
     @Test(arguments: [
