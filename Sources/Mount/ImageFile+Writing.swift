@@ -52,10 +52,16 @@ extension ImageFile {
     func acquireForWriting() throws(ImageError) -> (disk: Disk, generation: UInt64) {
         let isWaiter = !Self.waiter.exchange(true, ordering: .relaxed)
         defer { if isWaiter { Self.waiter.store(false, ordering: .relaxed) } }
+        // The last reader lets go of its disk, and with it of the locks, a moment after it no longer counts as a user.
+        let hadReaders = state.withLock { $0.disk?.isWritable == false }
         // The kernel sends a RELEASE after close(2) has returned.
         for _ in 0..<(isWaiter ? Self.patience : 1) {
-            let got = try opening.withLock { (_) throws(ImageError) in try currentForWriting() }
-            if let got { return got }
+            do throws(ImageError) {
+                let got = try opening.withLock { (_) throws(ImageError) in try currentForWriting() }
+                if let got { return got }
+            } catch {
+                guard error.kind == .busy, hadReaders, isWaiter else { throw error }
+            }
             usleep(5000)
         }
         throw ImageError(.busy, "others read the image; write when they are done", errno: EBUSY)
@@ -63,13 +69,14 @@ extension ImageFile {
 
     /// The writable disk, opened now if need be; nil while others use one that is not. Runs with `opening` held.
     private func currentForWriting() throws(ImageError) -> (disk: Disk, generation: UInt64)? {
-        let known = state.withLock { $0 }
+        var known = state.withLock { $0 }
         if let disk = known.disk {
             if disk.isWritable { return (disk, take(disk, known.stamps)) }
             guard known.users == 0 else { return nil }
             // Its locks are in the way of a writer's; nobody can come to use it before this has returned.
             state.withLock { $0.disk = nil }
         }
+        known.disk = nil
         return try open(known)
     }
 

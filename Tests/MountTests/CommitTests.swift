@@ -32,6 +32,8 @@ struct CommitTests {
             #expect(umount2(served.mountpoint, 0) == 0, "round \(round): \(String(cString: strerror(errno)))")
             let copy = work.file("copy")
             try runSuccessfully("cp", "--sparse=always", image, copy)
+            // Durable means in the log or in its place: QEMU has to find it from either.
+            if format.name == "vhdx" { try runSuccessfully("qemu-img", "check", "-q", "-r", "all", copy) }
             try format.expectEqual(copy, model)
             #expect(served.ends(within: 10) && served.process.wait(timeout: 1).status == 0)
             try format.check(image)
@@ -110,8 +112,7 @@ struct CommitTests {
         try format.check(image)
     }
 
-    @Test(.enabled(if: WritableFormat.sparse.count == 3, "a format is only read"))
-    func anFsyncOfTheMountpointCommits() throws {
+    @Test func anFsyncOfTheMountpointCommits() throws {
         let image = try WritableFormat.qcow2.make(16 << 20, in: work)
         let served = try Served.writable(image)
         let file = try OpenedFile(served.path("disk.qcow2.raw"))
@@ -144,8 +145,7 @@ struct CommitTests {
         try format.check(image)
     }
 
-    @Test(.enabled(if: WritableFormat.sparse.count == 3, "a format is only read"))
-    func imagesOfADirectoryAreOpenedForWritingByTheirFirstWriter() throws {
+    @Test func imagesOfADirectoryAreOpenedForWritingByTheirFirstWriter() throws {
         let image = try WritableFormat.qcow2.make(8 << 20, in: work, name: "a")
         let other = try WritableFormat.vhdx.make(8 << 20, in: work, name: "b")
         let served = try Served.writable(work.path)
@@ -176,8 +176,7 @@ struct CommitTests {
         try WritableFormat.qcow2.expectEqual(image, work.write(model, to: "model"))
     }
 
-    @Test(.enabled(if: WritableFormat.sparse.count == 3, "a format is only read"))
-    func aReadOnlyImageOfADirectoryCannotBeWritten() throws {
+    @Test func aReadOnlyImageOfADirectoryCannotBeWritten() throws {
         let image = try WritableFormat.qcow2.make(8 << 20, in: work, name: "a")
         try runSuccessfully("chattr", "+i", image)
         defer { _ = try? run("chattr", "-i", image) }
