@@ -28,4 +28,14 @@ package enum HostHoles {
             position = HostOffset(position.rawValue + step)
         }
     }
+
+    /// Whether the host holds nothing for the bytes from `start` to `end` of a file, but for what shares a page of 4 KiB
+    /// with its neighbours. A host that cannot tell says that it does.
+    package static func isHole(_ storage: any Storage, from start: UInt64, to end: UInt64) -> Bool {
+        guard let first = start.roundedUp(toPowerOfTwo: 4096), first < end & ~4095 else { return false }
+        do throws(ImageError) {
+            guard let data = try storage.nextData(from: HostOffset(first)) else { return true }
+            return data.rawValue >= end & ~4095
+        } catch { return false }
+    }
 }

@@ -39,6 +39,28 @@ import Testing
         return Setup(content: try VHDXCrashStorage(copying: builder.build()).content, parent: parent)
     }
 
+    /// One random change or commit.
+    static func step(_ disk: VHDXMiniDisk, _ random: inout SeededRandom) throws {
+        let blockSize = disk.driver.shape.allocationUnit
+        let start = random.next() % disk.size
+        switch random.next() % 10 {
+        case 0...4:
+            let longest: UInt64 = random.next() % 8 == 0 ? 400_000 : 9000
+            let count = min(disk.size - start, random.next() % longest + 1)
+            try disk.write(start, random.bytes(Int(count)))
+        case 5, 6:
+            let block = start / blockSize * blockSize
+            let length = blockSize > mib ? blockSize : (random.next() % 2 + 1) * blockSize
+            if blockSize == mib {
+                try disk.zero(ByteRange(block, to: min(disk.size, block + length + random.next() % 2 * 700)))
+            } else {
+                try disk.zero(ByteRange(start, to: min(disk.size, start + 5000)))
+            }
+        case 7: try disk.driver.rest()
+        default: try disk.commit()
+        }
+    }
+
     /// A log of 1 MiB takes hundreds of batches: sequences follow each other around the ring.
     @Test(arguments: 0..<1 as Range<UInt64>)
     func manyBatchesGoAroundTheRing(seed: UInt64) throws {
