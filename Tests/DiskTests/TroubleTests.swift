@@ -103,7 +103,7 @@ internal import Testing
         #expect(try fixture.check(machine.storages).corruptions == 0)
     }
 
-    /// More than a step, and in VHDX more than the metadata that one release may touch.
+    /// More than one step of `zero`.
     @Test(arguments: formats) func aDiskThatIsZeroedWholeKeepsNoData(format: String) throws {
         let fixture = try Self.fixture(format, size: 600 << 20)
         let (disk, machine) = try open(fixture)
