@@ -18,6 +18,8 @@ func exerciseCheck(_ storage: any Storage, _ format: any ImageFormat.Type, _ rea
         do {
             try read(try format.open(request(storage, isWritable: false)))
         } catch let error as ImageError where error.kind == .corrupt || error.kind == .malformed {
+            // A check looks at the metadata and decodes nothing.
+            if "\(error.what)".hasPrefix("compressed data") { return }
             throw ContractViolation("the check found nothing, but reading fails: \(error)")
         }
     }
