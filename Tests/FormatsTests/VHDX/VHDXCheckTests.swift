@@ -322,6 +322,13 @@ import Testing
         Damage(
             severity: .leak, says: "1 MiB of the file belong to nothing",
             change: {
+                $0.add(3, [9])
+                $0.entries[3] = nil
+                $0.add(2, [5])
+            }),
+        Damage(
+            severity: .note, says: "1 MiB of the file are free and take no space",
+            change: {
                 $0.nextFree += mib
                 $0.add(2, [5])
             }),
