@@ -63,7 +63,12 @@ struct WritableFilesystemTests {
     ]
 
     private func succeed(_ words: [String], _ last: String) throws {
-        let result = try ChildProcess(words[0], words.dropFirst() + [last]).wait(timeout: 120)
+        var result = try ChildProcess(words[0], words.dropFirst() + [last]).wait(timeout: 120)
+        // The kernel lets go of a filesystem's device a moment after its umount has returned.
+        for _ in 0..<20 where !result.succeeded && "\(result)".contains("resource busy") {
+            usleep(250_000)
+            result = try ChildProcess(words[0], words.dropFirst() + [last]).wait(timeout: 120)
+        }
         #expect(result.succeeded, "\(result)")
     }
 

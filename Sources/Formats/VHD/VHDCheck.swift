@@ -145,13 +145,20 @@ struct VHDCheck {
                 small += gap
                 return
             }
-            // What a discard gave back to the host waits for the next block, and costs nobody anything.
-            if HostHoles.isHole(storage, from: position, to: start) {
+            // What a discard gave back to the host waits for the next block, and costs nobody anything. Place by place: the
+            // pages that two places share stay allocated.
+            var lost: UInt64 = 0
+            var place = parts.table.alignedStart(position)
+            while place + parts.table.runBytes <= start {
+                if !HostHoles.isHole(storage, from: place, to: place + parts.table.runBytes) { lost += 1 }
+                place += parts.table.pitch
+            }
+            guard lost > 0 || (place == parts.table.alignedStart(position)) else {
                 spare += gap
                 return
             }
-            leaked += gap
-            places += gap / parts.table.runBytes
+            leaked += max(lost, 1) * parts.table.runBytes
+            places += max(lost, 1)
             if first == nil { first = position }
         }
         for block in scan.owned.ascending {
