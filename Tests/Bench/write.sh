@@ -128,6 +128,6 @@ awk -F'\t' '
     END {
         for (k = 1; k <= keys; k++) {
             split(names[k], p, "\t"); q = median(values[names[k], "qsd"]); m = median(values[names[k], "platter"])
-            printf "| %s | %s | %.0f | %.0f | %.2f |\n", p[1], p[2], q, m, q > 0 ? m / q : 0
+            printf "| %s | %s | %.0f | %.0f | %.2f |\n", p[1], p[2], q, m, (q > 0 ? m / q : 0)
         }
     }' "$OUT"

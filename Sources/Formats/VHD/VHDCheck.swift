@@ -147,18 +147,13 @@ struct VHDCheck {
             }
             // What a discard gave back to the host waits for the next block, and costs nobody anything. Place by place: the
             // pages that two places share stay allocated.
-            var lost: UInt64 = 0
-            var place = parts.table.alignedStart(position)
-            while place + parts.table.runBytes <= start {
-                if !HostHoles.isHole(storage, from: place, to: place + parts.table.runBytes) { lost += 1 }
-                place += parts.table.pitch
-            }
-            guard lost > 0 || (place == parts.table.alignedStart(position)) else {
+            let lost = lostPlaces(from: position, to: start, parts.table)
+            guard lost > 0 else {
                 spare += gap
                 return
             }
-            leaked += max(lost, 1) * parts.table.runBytes
-            places += max(lost, 1)
+            leaked += lost * parts.table.runBytes
+            places += lost
             if first == nil { first = position }
         }
         for block in scan.owned.ascending {
@@ -179,6 +174,24 @@ struct VHDCheck {
         }
         if spare > 0 { report.add(.note, "\(spare) bytes between the blocks are free and take no space") }
         if small > 0 { report.add(.note, "\(small) bytes between the blocks align them") }
+    }
+
+    /// How many places for a block in the gap from `start` to `end`, which is larger than one, the host holds bytes for. Goes
+    /// from data to data, since a file may have a gap of terabytes that is one hole.
+    private func lostPlaces(from start: UInt64, to end: UInt64, _ table: VHDTable) -> UInt64 {
+        var place = table.alignedStart(start)
+        // Laid out by somebody else, with less room between the blocks than we leave.
+        guard place + table.runBytes <= end else { return HostHoles.isHole(storage, from: start, to: end) ? 0 : 1 }
+        var lost: UInt64 = 0
+        while place + table.runBytes <= end {
+            if !HostHoles.isHole(storage, from: place, to: place + table.runBytes) { lost += 1 }
+            place += table.pitch
+            let data: HostOffset?
+            do throws(ImageError) { data = try storage.nextData(from: HostOffset(place)) } catch { continue }
+            guard let data, data.rawValue < end else { break }
+            place += (data.rawValue - place) / table.pitch * table.pitch
+        }
+        return lost
     }
 
     // MARK: - Footers

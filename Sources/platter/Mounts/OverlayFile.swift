@@ -61,11 +61,13 @@ final class OverlayFile {
 
     /// A file without a name in TMPDIR, or else in the directory of the image.
     private static func unnamed(beside source: String) throws(ImageError) -> NewFile {
+        // The file never gets this name, but one that exists would be in its way.
+        let name = "/.platter-overlay-" + String(UInt64.random(in: 0...UInt64.max), radix: 36)
         if let directory = getenv("TMPDIR") {
-            return try NewFile(path: HostPath.absolute(String(cString: directory)) + "/overlay")
+            return try NewFile(path: HostPath.absolute(String(cString: directory)) + name)
         }
         let slash = source.lastIndex(of: "/") ?? source.startIndex
-        return try NewFile(path: source[..<slash] + "/.platter-overlay")
+        return try NewFile(path: source[..<slash] + name)
     }
 
     /// Makes an empty overlay of the image in an open file.

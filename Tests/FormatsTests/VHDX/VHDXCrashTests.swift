@@ -8,8 +8,8 @@ import Testing
 @Suite struct VHDXCrashTests {
     private static let mib: UInt64 = 1 << 20
 
-    enum Kind: CaseIterable, Sendable {
-        case dynamic, largeBlocks, largeSectors, fixed, child, largeBlockChild
+    enum Kind: Sendable {
+        case dynamic, largeBlocks, child
     }
 
     struct Setup {
@@ -17,25 +17,19 @@ import Testing
         var parent: DriverReader?
     }
 
-    static func setup(_ kind: Kind, logLength: UInt64 = mib) throws -> Setup {
-        let blockSize = kind == .largeBlocks || kind == .largeBlockChild ? 32 * mib : mib
-        let sectorSize: UInt64 = kind == .largeSectors ? 4096 : 512
-        let size = kind == .largeBlocks || kind == .largeBlockChild ? 70 * mib : 7 * mib + 4096
+    static func setup(_ kind: Kind) throws -> Setup {
+        let blockSize = kind == .largeBlocks ? 32 * mib : mib
+        let size = kind == .largeBlocks ? 70 * mib : 7 * mib + 4096
         var parent: DriverReader?
         var locator: [(String, String)]?
-        if kind == .child || kind == .largeBlockChild {
+        if kind == .child {
             var base = VHDXBuilder(size: size, blockSize: blockSize)
             base.add(0, [UInt8](repeating: 0xAA, count: Int(mib)))
             base.add(1, [UInt8](repeating: 0xBB, count: Int(mib)))
             parent = try base.open()
             locator = [("parent_linkage", "{\(VHDXBuilder.dataGUID)}"), ("relative_path", "parent.vhdx")]
         }
-        var builder = VHDXBuilder(
-            size: size, blockSize: blockSize, sectorSize: sectorSize, isFixed: kind == .fixed, locator: locator,
-            logLength: logLength)
-        if kind == .fixed {
-            for block in 0..<8 as Range<UInt64> { builder.add(block, [UInt8](repeating: 0, count: 1)) }
-        }
+        let builder = VHDXBuilder(size: size, blockSize: blockSize, locator: locator, logLength: mib)
         return Setup(content: try VHDXCrashStorage(copying: builder.build()).content, parent: parent)
     }
 

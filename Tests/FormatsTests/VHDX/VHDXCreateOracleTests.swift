@@ -56,17 +56,7 @@ struct VHDXCreateOracleTests {
         let directory = try TemporaryDirectory("create")
         let path = directory.file("new.vhdx")
         try VHDXCreateTests.create(path, size: 9 << 30, ["subformat": kind, "block_size": "1M"])
-        let places: [UInt64] = [0, (4 << 30) - 4096, 4 << 30, (8 << 30) - 512, 8 << 30, (9 << 30) - 512]
-        try Oracle.run(
-            "qemu-io",
-            ["-f", "vhdx"] + places.enumerated().flatMap { ["-c", "write -q -P \($0.offset + 1) \($0.element) 512"] }
-                + [path])
-        let disk = try Disk.open(path: path, options: DiskOptions())
-        for (index, place) in places.enumerated() {
-            var bytes = [UInt8](repeating: 0xA5, count: 512)
-            try bytes.withUnsafeMutableBytes { try disk.read(.init(place, to: place + 512), into: $0) }
-            #expect(bytes == [UInt8](repeating: UInt8(index + 1), count: 512), "at \(place)")
-        }
+        try VHDXOracleTests.expectWhatQEMUWrites(around: path)
     }
 
     @Test func qemuOpensTheLargestDisk() throws {

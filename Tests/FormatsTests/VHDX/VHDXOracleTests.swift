@@ -27,11 +27,9 @@ struct VHDXOracleTests {
         try Oracle.checkContent(path, "vhdx", in: directory)
     }
 
-    /// The entries of sector bitmaps lie between those of blocks from 4 GiB on.
-    @Test func blocksBeyondTheFirstChunk() throws {
-        let directory = try TemporaryDirectory("oracle")
-        let path = directory.file("image.vhdx")
-        try Oracle.create(path, "vhdx", ["block_size=1M"], size: 9 << 30)
+    /// Has QEMU write at the edges of the chunks of the 9 GiB disk at `path`, and reads that back.
+    @discardableResult
+    static func expectWhatQEMUWrites(around path: String) throws -> Disk {
         let places: [UInt64] = [0, (4 << 30) - 4096, 4 << 30, (8 << 30) - 512, 8 << 30, (9 << 30) - 512]
         try Oracle.run(
             "qemu-io",
@@ -43,6 +41,15 @@ struct VHDXOracleTests {
             try bytes.withUnsafeMutableBytes { try disk.read(.init(place, to: place + 512), into: $0) }
             #expect(bytes == [UInt8](repeating: UInt8(index + 1), count: 512), "at \(place)")
         }
+        return disk
+    }
+
+    /// The entries of sector bitmaps lie between those of blocks from 4 GiB on.
+    @Test func blocksBeyondTheFirstChunk() throws {
+        let directory = try TemporaryDirectory("oracle")
+        let path = directory.file("image.vhdx")
+        try Oracle.create(path, "vhdx", ["block_size=1M"], size: 9 << 30)
+        let disk = try Self.expectWhatQEMUWrites(around: path)
         var data: UInt64 = 0
         var position: UInt64 = 0
         while let start = try disk.nextData(from: position) {
