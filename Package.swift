@@ -55,6 +55,7 @@ let package = Package(
             path: "Tests/TestSupport", swiftSettings: settings),
         .executableTarget(
             name: "ReadBench", dependencies: ["Bytes", "Storage", "Disk", "TestSupport"], path: "Tests/Bench",
+            exclude: ["write.sh"],
             swiftSettings: settings),
         .executableTarget(
             name: "Torture", dependencies: ["Bytes", "Storage", "Formats", "Disk", "TestSupport"],

@@ -102,8 +102,13 @@ int clinux_zero_range(int descriptor, int64_t offset, int64_t count) {
 }
 
 int clinux_allocate(int descriptor, int64_t offset, int64_t count) { return fallocate(descriptor, 0, offset, count); }
+
 int clinux_fallocate(int descriptor, int mode, int64_t offset, int64_t count) {
     return fallocate(descriptor, mode, offset, count);
+}
+
+int clinux_start_writeback(int descriptor) {
+    return sync_file_range(descriptor, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
 int clinux_block_device_size(int descriptor, uint64_t *size) { return ioctl(descriptor, BLKGETSIZE64, size); }

@@ -14,6 +14,9 @@ struct Idleness {
     /// Whether the format has been told of this quiet time.
     var hasRested = false
 
+    /// How many bytes had been written when that was last looked at.
+    var written: UInt64 = 0
+
     /// What is due.
     enum Due {
         case nothing, commit, rest
@@ -23,6 +26,14 @@ struct Idleness {
     static let commitLatest = Duration.seconds(5)
     static let retryAfter = Duration.seconds(1)
     static let restAfter = Duration.seconds(30)
+    /// From how many bytes between two looks on somebody writes in bulk. Less may be overwritten before the host writes it.
+    static let bulk: UInt64 = 8 << 20
+
+    /// Whether the host should begin to write out, `written` bytes having been written so far.
+    mutating func isBulk(written: UInt64) -> Bool {
+        defer { self.written = written }
+        return written &- self.written >= Self.bulk
+    }
 
     /// What is due at `now`, with so many changes of which so many are durable.
     mutating func due(at now: ContinuousClock.Instant, changes: UInt64, durable: UInt64) -> Due {
@@ -52,7 +63,7 @@ struct Idleness {
 
 extension Disk {
     /// What has to be done now and then, by one thread, every 25 ms while there are uncommitted changes and every second
-    /// otherwise: a commit when nothing was written for 50 ms or the oldest change is 5 s old, a rest after half a minute of
+    /// otherwise: the host begins to write out where more than 8 MiB were written since the last time, a commit when nothing was written for 50 ms or the oldest change is 5 s old, a rest after half a minute of
     /// quiet. Throws like `flush`.
     package func housekeep() throws(ImageError) {
         guard let writer else { return }
@@ -90,6 +101,7 @@ extension Writer {
 
     func housekeep(at now: ContinuousClock.Instant) throws(ImageError) {
         guard stage.load(ordering: .acquiring) == .open, !isPoisoned.load(ordering: .relaxed) else { return }
+        startWriteback()
         let changes = changes.load(ordering: .acquiring)
         let durable = durable.load(ordering: .acquiring)
         switch idle.withLock({ $0.due(at: now, changes: changes, durable: durable) }) {
@@ -102,6 +114,13 @@ extension Writer {
             idle.withLock { $0.dirtySince = nil }
         case .rest: try rest()
         }
+    }
+
+    /// Where much is written, the host's disk is to work while the bytes come and not only when somebody waits for a flush.
+    private func startWriteback() {
+        let written = written.load(ordering: .relaxed)
+        guard idle.withLock({ $0.isBulk(written: written) }) else { return }
+        for file in files where file.isWritable { file.startWriteback() }
     }
 
     /// Commits what is left and tells the format that it is quiet.

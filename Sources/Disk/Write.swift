@@ -73,7 +73,7 @@ extension Writer {
         try driver.inPlace(&runs)
         guard runs.count > 0 else { return 0 }
         // Also what fails may have changed some of the bytes.
-        defer { noteChange() }
+        defer { noteChange(runs.covered) }
         try put(content, into: runs)
         return runs.covered
     }
@@ -111,7 +111,7 @@ extension Writer {
             driver.cancel(plan, freed: &freed)
             throw error
         }
-        defer { noteChange() }
+        defer { noteChange(covered.length) }
         try driver.publish(plan, freed: &freed)
         return covered.length
     }

@@ -37,6 +37,8 @@ final class Writer: Sendable {
     let isPoisoned = Atomic<Bool>(false)
     /// How many writes there have been; counted when their bytes are with the host and before they are acknowledged.
     let changes = Atomic<UInt64>(0)
+    /// How many bytes of the guest those had, about: only housekeeping asks.
+    let written = Atomic<UInt64>(0)
     /// The part of `changes` that survives a power loss.
     let durable = Atomic<UInt64>(0)
     let commits = Monitor(Commits())
@@ -139,8 +141,11 @@ final class Writer: Sendable {
         slot.rawValue == 0 ? image : files[Int(slot.rawValue)]
     }
 
-    /// Notes that bytes have been written.
-    func noteChange() { changes.wrappingAdd(1, ordering: .releasing) }
+    /// Notes that so many bytes of the guest have been written.
+    func noteChange(_ bytes: UInt64 = 0) {
+        written.wrappingAdd(bytes, ordering: .relaxed)
+        changes.wrappingAdd(1, ordering: .releasing)
+    }
 
     /// Whether the end of what was written is not known to survive a power loss.
     var hasUncommittedChanges: Bool {

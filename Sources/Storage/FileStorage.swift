@@ -144,6 +144,9 @@ package final class FileStorage: Storage {
         guard code == 0 else { throw ImageError(.io, "cannot flush the file", errno: code, file: name) }
     }
 
+    /// The kernel keeps an error of this call for the next barrier: unlike waiting, starting consumes none.
+    package func startWriteback() { _ = clinux_start_writeback(descriptor) }
+
     package func close() {
         guard isOpen.exchange(false, ordering: .relaxed) else { return }
         Glibc.close(descriptor)

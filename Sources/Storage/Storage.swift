@@ -67,6 +67,10 @@ package protocol Storage: AnyObject, Sendable {
     /// is known about what was written since the last success.
     func flush() throws(ImageError)
 
+    /// Has the host begin to write out what it keeps in memory of this file, so that the next `flush` finds less to do. A
+    /// hint: it may wait for the device, promises nothing, and a failure is for `flush` to tell.
+    func startWriteback()
+
     /// Gives up the file and the locks on it. Nothing may be called afterwards; done once, by the owner.
     func close()
 }
@@ -117,6 +121,8 @@ extension Storage {
     }
 
     package func resize(to size: UInt64) throws(ImageError) { throw .fileOpenForReading(name) }
+
+    package func startWriteback() {}
 }
 
 extension ImageError {

@@ -60,6 +60,24 @@ internal import Testing
         #expect(left.bytes(at: 0, count: 70_000) == Self.pattern(1, 70_000))
     }
 
+    /// What comes in bulk goes to the host's disk while it comes; what is little may be overwritten first.
+    @Test(arguments: formats) func theHostBeginsToWriteOutWhatComesInBulk(format: String) throws {
+        let (disk, _) = try open(Self.fixture(format, size: 32 << 20))
+        for place in 0..<7 { try disk.write(Self.pattern(1, 1 << 20), at: UInt64(place) << 20) }
+        try disk.housekeep()
+        #expect(trouble.startedWritebacks == 0)
+        for place in 7..<16 { try disk.write(Self.pattern(1, 1 << 20), at: UInt64(place) << 20) }
+        try disk.housekeep()
+        #expect(trouble.startedWritebacks == 1)
+        try disk.housekeep()
+        #expect(trouble.startedWritebacks == 1)
+        trouble.failsFlush = true
+        #expect(throws: ImageError.self) { try disk.flush() }
+        for _ in 0..<3 { #expect(throws: ImageError.self) { try disk.write(Self.pattern(2, 4 << 20), at: 0) } }
+        try disk.housekeep()
+        #expect(trouble.startedWritebacks == 1, "a poisoned image is left alone")
+    }
+
     /// Metadata that finds no room is kept, grows, and is written when there is room.
     @Test(arguments: formats.dropFirst()) func metadataThatFindsNoRoomIsWrittenLater(format: String) throws {
         let fixture = try Self.fixture(format)

@@ -2,9 +2,10 @@ internal import Bytes
 package import Storage
 internal import Synchronization
 
-/// Troubles of a host that a test switches on and off for files; they count nothing and last until they are taken back.
+/// Troubles of a host that a test switches on and off for files, and that last until they are taken back.
 package final class HostTrouble: Sendable {
     private let flags = Mutex((failsFlush: false, isFull: false, limit: UInt64.max))
+    private let begun = Atomic<Int>(0)
 
     /// A host without troubles.
     package init() {}
@@ -27,10 +28,15 @@ package final class HostTrouble: Sendable {
         set { flags.withLock { $0.limit = newValue } }
     }
 
+    /// How often the host was to begin writing out.
+    package var startedWritebacks: Int { begun.load(ordering: .relaxed) }
+
     /// The same files with these troubles.
     package func over(_ storages: [any Storage]) -> [any Storage] {
         storages.map { TroubledStorage(storage: $0, trouble: self) }
     }
+
+    fileprivate func noteWriteback() { begun.wrappingAdd(1, ordering: .relaxed) }
 
     fileprivate func checkRoom(to end: UInt64, writes: Bool) throws(ImageError) {
         let fails = flags.withLock { $0.isFull && writes || end > $0.limit }
@@ -94,6 +100,11 @@ private final class TroubledStorage: Storage {
     func flush() throws(ImageError) {
         if trouble.failsFlush { throw ImageError(.io, "a flush that fails, as the test asked for") }
         try storage.flush()
+    }
+
+    func startWriteback() {
+        trouble.noteWriteback()
+        storage.startWriteback()
     }
 
     func close() { storage.close() }

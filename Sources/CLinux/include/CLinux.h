@@ -65,6 +65,10 @@ int clinux_allocate(int descriptor, int64_t offset, int64_t count);
 // fallocate(2) with any mode, which Swift cannot see behind _GNU_SOURCE. 0, or -1 with errno.
 int clinux_fallocate(int descriptor, int mode, int64_t offset, int64_t count);
 
+// sync_file_range(2) with SYNC_FILE_RANGE_WRITE over the whole file: has the host begin to write out what it keeps in memory.
+// 0, or -1 with errno.
+int clinux_start_writeback(int descriptor);
+
 // The size in bytes of a block device (BLKGETSIZE64). 0, or -1 with errno.
 int clinux_block_device_size(int descriptor, uint64_t *size);
 
