@@ -3,7 +3,7 @@
 #   make run                      build, make a demo image, mount it, say what to try next
 #   make run IMAGE=… AT=…         build and mount your image (or directory of images)
 #   make test                     every check and every test
-#   make build deps lint fuzz torture bench man install uninstall clean
+#   make build deps lint fuzz torture tsan bench man install uninstall clean
 #
 # `run` and `test` install what is missing (Debian, Ubuntu); `make deps` does only that.
 
@@ -34,7 +34,7 @@ TEST_PACKAGES = qemu-utils qemu-system-common fio e2fsprogs xfsprogs btrfs-progs
 	util-linux mount parted gdisk mandoc tar binutils procps
 DEMO_PACKAGES = qemu-utils e2fsprogs
 
-.PHONY: build run test deps build-deps test-deps demo-deps toolchain lint fuzz fuzz-slice torture torture-slice bench \
+.PHONY: build run test deps build-deps test-deps demo-deps toolchain lint fuzz fuzz-slice torture torture-slice tsan bench \
 	man install uninstall clean
 
 build: build-deps
@@ -115,15 +115,22 @@ fuzz: test-deps
 fuzz-slice:
 	Tests/Fuzz/run.sh 5
 
-# Loss of power, failing hosts and many threads on images of every sort (Tests/Torture), mounts that are killed while they
-# write, and long fuzzing.
+# Loss of power, failing hosts and many threads on images of every sort (Tests/Torture), the threads once more under
+# ThreadSanitizer, mounts that are killed while they write, and long fuzzing.
 torture: test-deps build
 	swift build $(RELEASE) --product Torture
 	PLATTER_TORTURE_STATES=$(STATES) .build/release/Torture
+	@$(MAKE) --no-print-directory tsan
 	swift build --build-tests $(SWIFT_FLAGS)
 	PLATTER_KILL_ROUNDS=$(KILLS) PLATTER_TORTURE=20 \
 	  swift test --skip-build $(SWIFT_FLAGS) --filter 'KillTests|RandomWriteTests'
 	Tests/Fuzz/run.sh 600
+
+# The threads of the torture on files of the host, in a build with ThreadSanitizer of its own: about two minutes. Not with
+# --static-swift-stdlib: Tests/TSanSupport stands before the library of Swift's locks, and calls it.
+tsan: test-deps
+	swift build -c release --sanitize=thread --scratch-path .build-tsan $(SWIFT_FLAGS) --product Torture
+	.build-tsan/release/Torture threads
 
 torture-slice:
 	swift build $(RELEASE) --product Torture
@@ -167,4 +174,4 @@ uninstall:
 
 clean:
 	@! .build/release/platter list 2>/dev/null | grep -qF "$(CURDIR)/demo/" || $(PLATTER) umount demo/disk
-	rm -rf .build .build-fuzz demo
+	rm -rf .build .build-fuzz .build-tsan demo

@@ -38,10 +38,16 @@ package struct HostFailure: Error, CustomStringConvertible {
 
 /// Plain file operations for tests, without Foundation.
 package enum HostFiles {
+    /// A descriptor of the file at `path`, for whoever takes it over.
+    package static func open(_ path: String, writing: Bool) throws -> Int32 {
+        let descriptor = Glibc.open(path, (writing ? O_RDWR : O_RDONLY) | O_CLOEXEC)
+        guard descriptor >= 0 else { throw HostFailure("cannot open \(path)") }
+        return descriptor
+    }
+
     /// The content of a small file.
     package static func read(_ path: String) throws -> [UInt8] {
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { throw HostFailure("cannot open \(path)") }
+        let descriptor = try open(path, writing: false)
         defer { close(descriptor) }
         var bytes: [UInt8] = []
         var buffer = [UInt8](repeating: 0, count: 1 << 16)
@@ -68,7 +74,7 @@ package enum HostFiles {
     }
 
     private static func write(_ bytes: [UInt8], at offset: Int64, of path: String, flags: Int32) throws {
-        let descriptor = open(path, flags, 0o644)
+        let descriptor = Glibc.open(path, flags, 0o644)
         guard descriptor >= 0 else { throw HostFailure("cannot make \(path)") }
         defer { close(descriptor) }
         var done = 0
@@ -83,7 +89,7 @@ package enum HostFiles {
 
     /// Sets the size of a file, which is made where there is none; what is added is a hole.
     package static func truncate(_ path: String, to size: UInt64) throws {
-        let descriptor = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0o644)
+        let descriptor = Glibc.open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0o644)
         guard descriptor >= 0 else { throw HostFailure("cannot make \(path)") }
         defer { close(descriptor) }
         guard ftruncate(descriptor, off_t(size)) == 0 else { throw HostFailure("cannot set the size of \(path)") }

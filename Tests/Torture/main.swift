@@ -1,6 +1,7 @@
 internal import Formats
 internal import Glibc
 internal import Storage
+internal import TSanSupport
 internal import TestSupport
 
 // The long campaigns: for each format PLATTER_TORTURE_STATES states after a loss of power (200,000 by default), spread over
@@ -33,8 +34,12 @@ struct Run {
         }
         if chosen.contains("threads") {
             attempt("\(fixture.name): threads") {
-                try ThreadCampaign(fixture).run()
-                return "16 of them"
+                let seesRaces = tsan_support_is_active()
+                var campaign = ThreadCampaign(fixture, operations: seesRaces ? 400 : 150)
+                campaign.isOnHost = seesRaces
+                try campaign.run()
+                let watched = seesRaces ? ", ThreadSanitizer looks on" : ""
+                return "\(campaign.threads) of them, \(campaign.operations) operations each\(watched)"
             }
         }
     }
