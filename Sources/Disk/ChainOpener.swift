@@ -163,7 +163,7 @@ struct ChainOpener {
         }
         if let worst, worst.reason != .missing { throw worst.error }
         throw ImageError(
-            .missing, "the parent of the image is missing",
+            .missing, "the parent of the image is missing; bring it back to where the image names it",
             detail: tried.isEmpty
                 ? "its name is no file name: \(reference.paths.map(\.text).joined(separator: ", "))"
                 : "looked for \(tried.joined(separator: ", "))",

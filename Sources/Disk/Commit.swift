@@ -26,7 +26,7 @@ extension Disk {
     /// room for the metadata (it is tried again with the next flush), and `.io`, after which nothing more is written.
     package func flush() throws(ImageError) {
         guard let writer else { return }
-        do throws(ImageError) { try writer.flush() } catch { throw report(error, of: "flush", at: 0) }
+        do throws(ImageError) { try writer.flush() } catch { throw reportCommit(error) }
     }
 
     /// Whether anything was written that a power loss might take and a flush would save; false on a poisoned image, where

@@ -4,7 +4,8 @@ internal import Synchronization
 
 /// Writes what readers will see as EIO to the log, without letting a bad disk fill it.
 ///
-/// The first 20 failures of an image each get a line, then one line per 10 s with the number of those left out.
+/// The first failures of an image (20 of reads and writes, one of commits) each get a line, then one line per 10 s with the
+/// number of those left out.
 final class FailureReporter: Sendable {
     private struct State {
         var reported = 0
@@ -12,19 +13,27 @@ final class FailureReporter: Sendable {
         var last = ContinuousClock.now
     }
 
-    private static let plenty = 20
     private static let interval = Duration.seconds(10)
 
     private let log: Logger
+    private let plenty: Int
     private let state = Mutex(State())
 
-    init(_ log: Logger) { self.log = log }
+    init(_ log: Logger, plenty: Int = 20) {
+        self.log = log
+        self.plenty = plenty
+    }
 
     /// One line for `error` of `action` on the disk `name`, `position` bytes from its start, unless there were many.
     func report(_ error: ImageError, of action: StaticString = "read", on name: String, at position: UInt64) {
+        report("\(name): \(action) failed at byte \(position) of the disk: \(error)")
+    }
+
+    /// One line, unless there were many.
+    func report(_ line: @autoclosure () -> String) {
         let left: Int? = state.withLock { state in
             let now = ContinuousClock.now
-            guard state.reported < Self.plenty || now - state.last >= Self.interval else {
+            guard state.reported < plenty || now - state.last >= Self.interval else {
                 state.suppressed += 1
                 return nil
             }
@@ -35,7 +44,7 @@ final class FailureReporter: Sendable {
         }
         guard let left else { return }
         let more = left > 0 ? " (and \(left) failures before it that were not reported)" : ""
-        log.error("\(name): \(action) failed at byte \(position) of the disk: \(error)\(more)")
+        log.error("\(line())\(more)")
     }
 }
 
@@ -44,6 +53,16 @@ extension Disk {
     func report(_ error: ImageError, of action: StaticString = "read", at position: UInt64) -> ImageError {
         let named = error.named(layers.first?.path ?? name)
         open.reporter.report(named, of: action, on: name, at: position)
+        return named
+    }
+
+    /// Names the failure of a commit, and reports it where it is for want of room. Every other one has poisoned the image,
+    /// which says more.
+    func reportCommit(_ error: ImageError) -> ImageError {
+        let named = error.named(layers.first?.path ?? name)
+        if error.kind == .noSpace {
+            writer?.reporter.report("\(named); what was written last is not safe until there is room")
+        }
         return named
     }
 }

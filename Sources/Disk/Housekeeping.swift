@@ -63,12 +63,13 @@ struct Idleness {
 
 extension Disk {
     /// What has to be done now and then, by one thread, every 25 ms while there are uncommitted changes and every second
-    /// otherwise: the host begins to write out where more than 8 MiB were written since the last time, a commit when nothing was written for 50 ms or the oldest change is 5 s old, a rest after half a minute of
-    /// quiet. Throws like `flush`.
+    /// otherwise: the host begins to write out where more than 8 MiB were written since the last time, a commit when
+    /// nothing was written for 50 ms or the oldest change is 5 s old, a rest after half a minute of quiet. Throws like
+    /// `flush`.
     package func housekeep() throws(ImageError) {
         guard let writer else { return }
         do throws(ImageError) { try writer.housekeep(at: ContinuousClock.now) } catch {
-            throw report(error, of: "commit", at: 0)
+            throw reportCommit(error)
         }
     }
 
@@ -76,15 +77,16 @@ extension Disk {
     /// quiet. Throws like `flush`.
     package func rest() throws(ImageError) {
         guard let writer else { return }
-        do throws(ImageError) { try writer.rest() } catch { throw report(error, of: "commit", at: 0) }
+        do throws(ImageError) { try writer.rest() } catch { throw reportCommit(error) }
     }
 
     /// Ends the writable session: the last commit, and marks that the image is clean. Waits for the writes that are under
     /// way; later ones are refused, reads go on. The caller holds no transfer. Throws `.noSpace`, and may then be called
-    /// again, and `.io`.
+    /// again, and `.io`; whoever ends the session says so.
     package func finish() throws(ImageError) {
         guard let writer else { return }
-        do throws(ImageError) { try writer.finish() } catch { throw report(error, of: "end of the session", at: 0) }
+        defer { writer.reportHoles() }
+        do throws(ImageError) { try writer.finish() } catch { throw error.named(layers.first?.path ?? name) }
     }
 
     /// Says that bytes will be moved from the disk's files, by `feed`, and that the space they lie in must not be given out
@@ -102,6 +104,7 @@ extension Writer {
     func housekeep(at now: ContinuousClock.Instant) throws(ImageError) {
         guard stage.load(ordering: .acquiring) == .open, !isPoisoned.load(ordering: .relaxed) else { return }
         startWriteback()
+        reportHoles()
         let changes = changes.load(ordering: .acquiring)
         let durable = durable.load(ordering: .acquiring)
         switch idle.withLock({ $0.due(at: now, changes: changes, durable: durable) }) {
@@ -121,6 +124,18 @@ extension Writer {
         let written = written.load(ordering: .relaxed)
         guard idle.withLock({ $0.isBulk(written: written) }) else { return }
         for file in files where file.isWritable { file.startWriteback() }
+    }
+
+    /// Says, once, that space which is dropped stays the image's.
+    func reportHoles() {
+        guard !hasReportedHoles.load(ordering: .relaxed), let file = files.first(where: { $0.refusesHoles }),
+            !hasReportedHoles.exchange(true, ordering: .relaxed)
+        else { return }
+        log.warning(
+            """
+            \(file.name): its filesystem cannot punch holes: what is discarded reads as zeros and may be used again, \
+            but the host gets no space back
+            """)
     }
 
     /// Commits what is left and tells the format that it is quiet.

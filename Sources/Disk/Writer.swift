@@ -29,6 +29,10 @@ final class Writer: Sendable {
     let decoded: DecodeCache
     let name: String
     let log: Logger
+    /// Where commits that find no room are reported: a program may ask for one many times a second.
+    let reporter: FailureReporter
+    /// Whether the log knows that the host punches no holes.
+    let hasReportedHoles = Atomic<Bool>(false)
 
     let leases = Leases()
     let gate: RangeGate
@@ -61,6 +65,7 @@ final class Writer: Sendable {
         self.decoded = decoded
         self.name = name
         self.log = log
+        reporter = FailureReporter(log, plenty: 1)
         files = driver.files
         image = files[0]
         gate = RangeGate(unit: driver.shape.allocationUnit)
@@ -125,7 +130,11 @@ final class Writer: Sendable {
     /// After this nothing more is written: a write of metadata or a barrier failed, and it is not known what of it arrived.
     func poison(_ error: ImageError) {
         guard !isPoisoned.exchange(true, ordering: .sequentiallyConsistent) else { return }
-        log.error("\(name): nothing more is written until the image is opened again: \(error)")
+        log.error(
+            """
+            \(name): nothing more is written until the image is opened again, and what was written last may be lost: \
+            \(error)
+            """)
     }
 
     /// Poisons after a failure of a driver that writes and flushes on its own, unless the host is only full: a barrier that

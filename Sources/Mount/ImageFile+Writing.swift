@@ -140,7 +140,7 @@ extension ImageFile {
         } catch { failedToCommit(error) }
     }
 
-    /// Remembers the failure for the next fsync of every open file, says it in the log, and lets some time go by.
+    /// Remembers the failure, which is in the log, for the next fsync of every open file, and lets some time go by.
     private func failedToCommit(_ error: ImageError) {
         // Where there was no room nothing is lost yet: the next fsync tries again, and says itself how that went.
         if error.kind != .noSpace {
@@ -148,7 +148,6 @@ extension ImageFile {
             writing.lastFailure.store(error.errorNumberOfWriting, ordering: .relaxed)
             writing.failures.add(1, ordering: .releasing)
         }
-        context.log.error("\(error.named(name)); what was written last is not safe yet")
         state.withLock { $0.restsUntil = .now + .seconds(2) }
     }
 

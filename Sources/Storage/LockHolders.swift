@@ -7,7 +7,8 @@ internal import Glibc
 /// Some of those lie on mounts that hang, or on our own, whose requests the caller may be the last thread to answer: what
 /// is not known without asking a mount is left alone.
 enum LockHolders {
-    /// "name (pid n)" of every other process that has the file open and that this user may look at; at most 4.
+    /// "name (pid n)" of every other process that has the file open and that this user may look at; at most 4. Where there
+    /// is none, but this process has opened the file once more, that is what holds it.
     static func of(_ storage: FileStorage) -> [String] {
         guard let identity = storage.identity, let processes = opendir("/proc") else { return [] }
         defer { closedir(processes) }
@@ -16,16 +17,21 @@ enum LockHolders {
             guard let pid = Int32(name(of: entry)), pid != getpid(), hasOpen(identity, pid: pid) else { continue }
             holders.append("\(command(of: pid)) (pid \(pid))")
         }
+        if holders.isEmpty, hasOpen(identity, pid: getpid(), times: 2) {
+            holders.append("this server, as another image's parent or by another name")
+        }
         return holders
     }
 
-    private static func hasOpen(_ identity: FileIdentity, pid: Int32) -> Bool {
+    private static func hasOpen(_ identity: FileIdentity, pid: Int32, times: Int = 1) -> Bool {
         guard let descriptors = opendir("/proc/\(pid)/fd") else { return false }
         defer { closedir(descriptors) }
+        var found = 0
         while let entry = readdir(descriptors) {
             var facts = clinux_file_facts()
             guard clinux_known_facts_at(dirfd(descriptors), name(of: entry), &facts) == 0 else { continue }
-            if facts.device == identity.device, facts.inode == identity.inode { return true }
+            if facts.device == identity.device, facts.inode == identity.inode { found += 1 }
+            if found == times { return true }
         }
         return false
     }

@@ -55,6 +55,9 @@ package protocol Storage: AnyObject, Sendable {
     /// then. False, with nothing changed, where the host cannot. Throws `.readOnly` and `.io`.
     func punch(at offset: HostOffset, count: UInt64) throws(ImageError) -> Bool
 
+    /// Whether the host has refused to punch a hole because it knows none: space is then not given back. Constant once true.
+    var refusesHoles: Bool { get }
+
     /// Takes space on the host for `count` bytes from `offset` on, growing the file where it ends before their end; what
     /// had no space reads as zeros. False, with nothing changed, where the host cannot. Throws `.noSpace`, `.readOnly`
     /// and `.io`.
@@ -104,6 +107,8 @@ package struct PipeWriter: Sendable {
 /// What a storage that only reads answers.
 extension Storage {
     package var isWritable: Bool { false }
+
+    package var refusesHoles: Bool { false }
 
     package func write(at offset: HostOffset, _ bytes: UnsafeRawBufferPointer) throws(ImageError) {
         throw .fileOpenForReading(name)

@@ -1,5 +1,6 @@
 import Bytes
 @testable import Disk
+import Glibc
 import TestSupport
 import Testing
 
@@ -53,6 +54,21 @@ import Testing
             #expect(json["nested"]?[0]?["a"]?[0]?.bool == true)
         }
         #expect(!value.line.contains("\n"))
+    }
+
+    @Test(.enabled(if: Tool.has("sh", "sleep"), "sh or sleep is missing"))
+    func aServerIsNoUserOfItsOwnMount() throws {
+        let directory = try TemporaryDirectory("users")
+        let file = try directory.write([1], to: "held")
+        let process = try ChildProcess("sh", ["-c", "exec sleep 60 5<'\(file)'"])
+        defer { process.stop(SIGKILL) }
+        let path = bytes(directory.path)
+        for _ in 0..<500 where MountUsers.of([path])[0].isEmpty { usleep(10_000) }
+        let user = try #require(MountUsers.of([path])[0].first)
+        let pid = try #require(Int32(user.split(separator: " ").last?.dropLast() ?? ""))
+        #expect(user.hasPrefix("sleep (pid "))
+        #expect(MountUsers.of([path], servers: [pid]) == [[]])
+        #expect(MountUsers.of([path, path], servers: [nil, pid]) == [[user], []])
     }
 
     @Test func aNameCannotBreakALine() {

@@ -225,6 +225,85 @@ struct WriteCommandTests {
         #expect(denied.status == 32 && denied.errors.contains("who may write"), "\(denied)")
     }
 
+    @Test func aTemporaryOverlayThatCannotBeMadeNamesTheDirectory() throws {
+        let image = try created("disk.qcow2")
+        let refused = try Product.run(
+            "--overlay", "tmp", image, playground.mountpoint, environment: ["TMPDIR": "/proc"])
+        #expect(refused.status == 32 && refused.errors.hasPrefix("platter: /proc: "), "\(refused)")
+        #expect(refused.errors.contains("TMPDIR") && !refused.errors.contains(".platter-overlay"), "\(refused)")
+    }
+
+    /// The metadata has its room before the bytes come: on a full host fsync goes on for what has its place, discards make
+    /// room, and the mount ends.
+    @Test(
+        .enabled(if: FUSE.isThereForRoot && Tool.has("unshare", "dd", "fallocate"), "needs root and unshare"),
+        arguments: ["vhdx", "vhd", "qcow2"])
+    func aFullHostDiskIsEmptiedByDiscards(_ format: String) throws {
+        let script = """
+            host=$2/host; point=$2/mnt; mkdir -p $host; trap '"$1" umount --lazy $point 2>/dev/null' EXIT
+            mount -t tmpfs -o size=24M none $host || exit 99
+            "$1" create -q $host/disk.$3 64M && "$1" -w --log $2/log $host/disk.$3 $point || exit 98
+            disk=$point/disk.$3.raw; dd if=/dev/urandom of=$2/first bs=1M count=4 2>/dev/null
+            dd if=$2/first of=$disk bs=1M conv=notrunc,fsync 2>/dev/null || exit 97
+            dd if=/dev/urandom of=$disk bs=1M seek=8 count=40 conv=notrunc,fsync 2>/dev/null && exit 96
+            dd if=$2/first of=$disk bs=1M conv=notrunc,fsync 2>/dev/null || exit 95
+            fallocate -p -o 8MiB -l 40MiB $disk && sync $disk || exit 94
+            for try in 1 2 3 4 5 6 7 8 9 10; do
+                [ $(stat -f -c %f $host) -ge 2048 ] && break; sleep 0.3; done
+            dd if=$2/first of=$disk bs=1M seek=20 conv=notrunc,fsync 2>/dev/null || exit 93
+            dd if=/dev/urandom of=$disk bs=1M seek=30 count=34 conv=notrunc,fsync 2>/dev/null && exit 92
+            "$1" umount $point || exit 91
+            "$1" check $host/disk.$3; status=$?
+            [ $status = 0 ] || [ $status = 3 ] || exit 90
+            "$1" $host/disk.$3 $point && cmp -n 4194304 $2/first $point/disk.$3.raw || exit 89
+            cmp -n 4194304 -i 0:20971520 $2/first $point/disk.$3.raw || exit 88
+            "$1" umount --wait $point; cat $2/log; [ $(grep -c error $2/log) -le 4 ] || exit 87
+            """
+        let result = try run(
+            "unshare", "-m", "sh", "-c", script, "sh", Product.path, playground.directory.path, format, timeout: 120)
+        #expect(result.succeeded, "\(result)")
+    }
+
+    /// A filesystem that knows no holes, and says so when the first is punched.
+    @Test(.enabled(if: FUSE.isThereForRoot && Tool.has("unshare", "dd", "fallocate"), "needs root and unshare"))
+    func aFilesystemWithoutHolesIsSaid() throws {
+        let script = """
+            host=$2/host; point=$2/mnt; mkdir -p $host; trap '"$1" umount --lazy $point 2>/dev/null' EXIT
+            mount -t ramfs none $host || exit 99
+            for format in vhdx vhd qcow2 raw; do
+                disk=$point/disk.$format.raw; [ $format = raw ] && disk=$point/disk.raw
+                "$1" create -q $host/disk.$format 16M || exit 98
+                "$1" -w --log $2/log.$format $host/disk.$format $point >/dev/null || exit 97
+                dd if=/dev/urandom of=$disk bs=1M count=8 conv=notrunc,fsync 2>/dev/null || exit 96
+                for offset in 0 2 4; do fallocate -p -o ${offset}MiB -l 2MiB $disk && sync $disk || exit 95; done
+                cmp -n 6291456 $disk /dev/zero || exit 94
+                "$1" umount $point || exit 93
+                [ $(grep -c 'cannot punch holes' $2/log.$format) = 1 ] || { cat $2/log.$format; exit 92; }
+            done
+            """
+        let result = try run(
+            "unshare", "-m", "sh", "-c", script, "sh", Product.path, playground.directory.path, timeout: 120)
+        #expect(result.succeeded, "\(result)")
+    }
+
+    /// A user without a directory for notes: the server's process is known all the same, by the mount itself.
+    @Test(.enabled(if: FUSE.isThereForRoot && Tool.has("unshare", "dd"), "needs root and unshare"))
+    func umountWaitsForAServerThatCouldLeaveNoNote() throws {
+        let script = """
+            point=$2/mnt; mkdir -p /run/platter; mount -t tmpfs -o ro none /run/platter || exit 99
+            trap '"$1" umount --lazy $point 2>/dev/null' EXIT
+            "$1" create -q $2/disk.vhdx 64M && "$1" -w $2/disk.vhdx $point || exit 98
+            pid=$(sed -n 's/.*"pid": \\([0-9]*\\).*/\\1/p' $point/.platter/status.json); [ -n "$pid" ] || exit 97
+            dd if=/dev/urandom of=$point/disk.vhdx.raw bs=1M count=20 conv=notrunc 2>/dev/null
+            "$1" umount $point || exit 96
+            readlink /proc/$pid/exe && exit 95
+            "$1" check $2/disk.vhdx
+            """
+        let result = try run(
+            "unshare", "-m", "sh", "-c", script, "sh", Product.path, playground.directory.path, timeout: 60)
+        #expect(result.succeeded, "\(result)")
+    }
+
     /// The host runs full under a writer: an error for the writer, reads go on, and with room again writes do too.
     @Test(
         .enabled(if: FUSE.isThereForRoot && Tool.has("unshare", "dd"), "needs root and unshare"),

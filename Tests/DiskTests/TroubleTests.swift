@@ -60,6 +60,57 @@ internal import Testing
         #expect(left.bytes(at: 0, count: 70_000) == Self.pattern(1, 70_000))
     }
 
+    /// A disk on the fixture's file whose log goes into `lines`.
+    private func open(_ fixture: DiskFixture, _ name: String, loggingInto lines: LogLines) throws -> Disk {
+        let machine = PowerCutMachine(fixture.files.map(\.content), names: fixture.files.map(\.name))
+        let format = try #require(Registry.format(named: name))
+        let storage = trouble.over(machine.storages)[0]
+        var options = DiskOptions.logging(into: lines)
+        options.isWritable = true
+        let driver = try format.open(OpenRequest(storage: storage, companions: NoCompanions(), isWritable: true))
+        return try Disk.assemble([(path: "the image", driver: driver)], name: "the image", options: options)
+    }
+
+    /// A program that asks for a commit again and again does not fill the log with its failures.
+    @Test(arguments: formats.dropFirst()) func aCommitThatFailsIsOneLineInTheLog(format: String) throws {
+        let lines = LogLines()
+        let disk = try open(Self.fixture(format), format, loggingInto: lines)
+        try disk.write(Self.pattern(1, 70_000), at: 0)
+        trouble.isFull = true
+        for _ in 0..<5 { #expect(try failure { try disk.flush() }.kind == .noSpace) }
+        #expect(try failure { try disk.rest() }.kind == .noSpace)
+        #expect(lines.all.count == 1, "\(lines.all)")
+        let line = try #require(lines.all.first)
+        #expect(line.hasPrefix("error: the image: ") && line.contains("until there is room"), "\(line)")
+        trouble.isFull = false
+        try disk.flush()
+        try disk.write(Self.pattern(2, 70_000), at: 1 << 20)
+        trouble.failsFlush = true
+        for _ in 0..<3 { #expect(try failure { try disk.flush() }.kind == .io) }
+        #expect(lines.all.count == 2, "\(lines.all)")
+        #expect(lines.all.last?.contains("until the image is opened again") == true, "\(lines.all)")
+    }
+
+    /// A host without holes is worth a line, and not one for each hole.
+    @Test(arguments: formats.dropFirst()) func aHostWithoutHolesIsOneLineInTheLog(format: String) throws {
+        let lines = LogLines()
+        let disk = try open(Self.fixture(format), format, loggingInto: lines)
+        trouble.refusesHoles = true
+        try disk.write(Self.pattern(1, 3 << 20), at: 0)
+        try disk.flush()
+        try disk.housekeep()
+        #expect(lines.all.isEmpty, "nothing was punched yet: \(lines.all)")
+        for place in 0..<3 {
+            try disk.zero(ByteRange(UInt64(place) << 20, to: UInt64(place + 1) << 20))
+            try disk.flush()
+            try disk.housekeep()
+        }
+        try disk.finish()
+        #expect(lines.all.count == 1, "\(lines.all)")
+        #expect(lines.all.first?.contains("cannot punch holes") == true, "\(lines.all)")
+        #expect(try disk.content(ByteRange(0, to: 3 << 20)) == zeroBytes(3 << 20))
+    }
+
     /// What comes in bulk goes to the host's disk while it comes; what is little may be overwritten first.
     @Test(arguments: formats) func theHostBeginsToWriteOutWhatComesInBulk(format: String) throws {
         let (disk, _) = try open(Self.fixture(format, size: 32 << 20))
@@ -141,5 +192,12 @@ internal import Testing
         #expect(written < 8 << 20, "zeros were written where space could be dropped")
         #expect(machine.contents[0].allocatedBytes < before)
         #expect(try fixture.check(machine.storages).corruptions == 0)
+    }
+}
+
+/// For an image of one file.
+private struct NoCompanions: CompanionOpener {
+    func openDataFile(_ name: String) throws(ImageError) -> any Storage {
+        throw ImageError(.missing, "the data file is missing", detail: name)
     }
 }

@@ -39,6 +39,16 @@ struct FileLockTests {
         #expect(allowed.succeeded, "\(allowed)")
     }
 
+    @Test func whatTheProcessItselfHoldsIsSaidToBeIts() throws {
+        let first = try FileStorage(path: path, isWritable: true)
+        #expect(try FileLock.lockForWriting(first))
+        let second = try FileStorage(path: path)
+        let error = try #require(throws: ImageError.self) { try FileLock.lockForReading(second) }
+        #expect(error.kind == .busy && error.detail?.contains("this server") == true, "\(error)")
+        first.close()
+        #expect(try FileLock.lockForReading(second))
+    }
+
     @Test func withoutTheLockTheWriterGoesAhead() throws {
         let storage = try FileStorage(path: path)
         let allowed = try write()

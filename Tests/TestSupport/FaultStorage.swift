@@ -154,6 +154,13 @@ package final class FaultStorage: Storage {
         return try storage.punch(at: offset, count: count)
     }
 
+    /// The simulated host has room without being asked, so that only the plan decides.
+    package func allocate(at offset: HostOffset, count: UInt64) throws(ImageError) -> Bool {
+        try plan.beginWhole(.change)
+        let isWithin = offset.advanced(by: count).map { $0.rawValue <= size } ?? false
+        return try storage.allocate(at: offset, count: count) || isWithin
+    }
+
     package func resize(to size: UInt64) throws(ImageError) {
         try plan.beginWhole(size > storage.size ? .change : .settle)
         try storage.resize(to: size)

@@ -4,7 +4,7 @@ internal import Synchronization
 
 /// Troubles of a host that a test switches on and off for files, and that last until they are taken back.
 package final class HostTrouble: Sendable {
-    private let flags = Mutex((failsFlush: false, isFull: false, limit: UInt64.max))
+    private let flags = Mutex((failsFlush: false, isFull: false, refusesHoles: false, limit: UInt64.max))
     private let begun = Atomic<Int>(0)
 
     /// A host without troubles.
@@ -20,6 +20,12 @@ package final class HostTrouble: Sendable {
     package var isFull: Bool {
         get { flags.withLock { $0.isFull } }
         set { flags.withLock { $0.isFull = newValue } }
+    }
+
+    /// Whether the host knows no holes.
+    package var refusesHoles: Bool {
+        get { flags.withLock { $0.refusesHoles } }
+        set { flags.withLock { $0.refusesHoles = newValue } }
     }
 
     /// How large a file can become, in bytes: what reaches beyond fails with ENOSPC.
@@ -48,6 +54,8 @@ package final class HostTrouble: Sendable {
 private final class TroubledStorage: Storage {
     private let storage: any Storage
     private let trouble: HostTrouble
+
+    private let hasRefusedHole = Atomic<Bool>(false)
 
     init(storage: any Storage, trouble: HostTrouble) {
         self.storage = storage
@@ -88,8 +96,14 @@ private final class TroubledStorage: Storage {
         try storage.zero(at: offset, count: count)
     }
 
+    var refusesHoles: Bool { hasRefusedHole.load(ordering: .relaxed) }
+
     func punch(at offset: HostOffset, count: UInt64) throws(ImageError) -> Bool {
-        try storage.punch(at: offset, count: count)
+        if trouble.refusesHoles {
+            hasRefusedHole.store(true, ordering: .relaxed)
+            return false
+        }
+        return try storage.punch(at: offset, count: count)
     }
 
     func resize(to size: UInt64) throws(ImageError) {

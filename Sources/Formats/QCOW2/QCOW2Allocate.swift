@@ -112,6 +112,8 @@ extension QCOW2.WriteState {
     private func addBlock(at cluster: UInt64) throws(ImageError) {
         try claim(cluster, count: 1)
         let index = Int(cluster >> blockBits)
+        // The entry is written by the commit.
+        try store.setAside(at: HostOffset(tableOffset + UInt64(index) * 8), count: 8)
         let raw = newBlock(from: UInt64(index) << blockBits, used: cluster..<(cluster + 1))
         try store.write(at: HostOffset(cluster << clusterBits), raw, phase: .first)
         blocks[index] = cluster << clusterBits

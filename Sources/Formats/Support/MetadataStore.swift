@@ -23,6 +23,8 @@ package final class MetadataStore: Sendable {
     private let cache: MetadataCache
     private let slot: FileSlot
     private let granularity: Int
+    /// Where changed pages are to find room on the host.
+    private let room: MetadataRoom
 
     /// The metadata in `storage`, which is the driver's file `slot`. At most `limitBytes` bytes of pages are cached, besides
     /// the changed ones. Changes are widened to whole units of `granularity` bytes: 512, or 4096.
@@ -33,6 +35,7 @@ package final class MetadataStore: Sendable {
         cache = MetadataCache(overlay, limitBytes: limitBytes)
         self.slot = slot
         self.granularity = granularity
+        room = MetadataRoom(storage)
     }
 
     /// The cache, for what only reads.
@@ -47,14 +50,15 @@ package final class MetadataStore: Sendable {
     }
 
     /// Changes `bytes.count` bytes from `offset` on, to be written in `phase`; a sector that waits for an earlier phase
-    /// already stays in that. What the change does not cover of its sectors is read first. Throws `.io` and `.corrupt`,
-    /// with nothing changed in the page where that happened and those after it.
+    /// already stays in that. What the change does not cover of its sectors is read first. Throws `.noSpace`, with nothing
+    /// changed, and `.io` and `.corrupt`, with nothing changed in the page where that happened and those after it.
     package func write(
         at offset: HostOffset, _ bytes: UnsafeRawBufferPointer, phase: Phase
     ) throws(ImageError) {
         guard offset.advanced(by: UInt64(bytes.count) + 4096) != nil else {
             throw ImageError(.corrupt, "metadata lies past the end of every file")
         }
+        try setAside(at: offset, count: UInt64(bytes.count))
         var done = 0
         while done < bytes.count {
             let position = offset.rawValue + UInt64(done)
@@ -75,12 +79,20 @@ package final class MetadataStore: Sendable {
         if let failure { throw failure }
     }
 
+    /// Takes the host's space for `count` bytes of metadata from `offset` on that will be changed, so that a commit finds it
+    /// on a host that is full by then. `write` does it by itself. Throws `.noSpace`.
+    package func setAside(at offset: HostOffset, count: UInt64) throws(ImageError) {
+        try room.setAside(at: offset, count: count)
+    }
+
     /// Forgets changes to `count` bytes from `offset` on, whole sectors, that are in no batch yet: the range was freed. What
     /// `read` gives for it is undefined until it is written again.
     package func drop(at offset: HostOffset, count: UInt64) {
         let sector = UInt64(Self.sectorBytes)
         var position = offset.rawValue
         let end = position + count
+        // The host may be told to take the space back.
+        room.forget(at: offset, count: count)
         while position < end {
             let page = position / UInt64(MetadataCache.pageBytes)
             let pageEnd = min(end, (page + 1) * UInt64(MetadataCache.pageBytes))

@@ -102,7 +102,7 @@ struct VHDCreate {
                 .outOfRange, "the size of a VHD is a multiple of 512 bytes, and not zero", detail: "\(size) bytes")
         }
         guard size <= largestSize else {
-            throw ImageError(.outOfRange, "a VHD cannot be larger than 2040 GiB", detail: "\(size) bytes")
+            throw ImageError(.outOfRange, "a VHD cannot be larger than 2040 GiB; make a VHDX", detail: "\(size) bytes")
         }
         switch request.options["force_size"] {
         case nil, "on": break

@@ -25,8 +25,13 @@ extension VHDXWriter {
             try header.write(to: storage)
             session.header = header
             session.isPrepared = true
+            // On a host that is full later, a commit needs the log. One that is full already may still have room in it.
+            _ = try? storage.allocate(at: HostOffset(logOffset), count: min(logLength, Self.logRoom))
         }
     }
+
+    /// So much of the log gets the host's space when a session begins, in bytes; a log as others make it is no longer.
+    private static let logRoom: UInt64 = 4 << 20
 
     /// One entry's worth, with room for what the plans that are under way will add.
     var wantsCommit: Bool {

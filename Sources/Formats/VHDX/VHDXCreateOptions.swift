@@ -109,7 +109,7 @@ struct VHDXCreateOptions {
         let size = request.virtualSize == 0 ? request.parent?.shape.virtualSize ?? 0 : request.virtualSize
         guard size > 0 else { throw ImageError(.outOfRange, "the disk has no size") }
         guard size <= maximumSize else {
-            throw ImageError(.outOfRange, "a VHDX cannot be larger than 64 TiB", detail: "\(size) bytes")
+            throw ImageError(.outOfRange, "a VHDX cannot be larger than 64 TiB; make a qcow2", detail: "\(size) bytes")
         }
         guard size % UInt64(sector) == 0 else {
             throw ImageError(

@@ -132,7 +132,9 @@ struct ImageCreation {
         var size: UInt64?
         if operands.count == 2 {
             guard let bytes = DiskSize.bytes(operands[1]) else {
-                throw .usage("'\(operands[1])' is no size; say 512, 64M, 1.5T, ...", command: "create")
+                throw .usage(
+                    "'\(operands[1])' is no size, or too large for any disk; say 512, 64M, 1.5T, ...", command: "create"
+                )
             }
             size = bytes
         } else if settings.parent == nil {

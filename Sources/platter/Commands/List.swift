@@ -42,11 +42,10 @@ struct ListedMount: Sendable {
     /// All mounts of platter that this process sees.
     static func all() throws(Failure) -> [ListedMount] {
         let entries = try MountTable.platter()
-        let servers = RuntimeDirectory.entries()
-        let users = MountUsers.of(entries.map(\.mountpoint))
-        return zip(entries, users).map { entry, users in
-            ListedMount(entry: entry, pid: servers.first { $0.device == entry.device }?.pid, users: users)
-        }
+        let notes = RuntimeDirectory.entries()
+        let servers = entries.map { entry in notes.first { $0.device == entry.device }?.pid }
+        let users = MountUsers.of(entries.map(\.mountpoint), servers: servers)
+        return entries.indices.map { ListedMount(entry: entries[$0], pid: servers[$0], users: users[$0]) }
     }
 
     private var mode: String { entry.has("rw") && !entry.has("ro") ? "rw" : "ro" }

@@ -77,7 +77,8 @@ struct Server {
     /// Why there is no mount. Who wants to write to a damaged image is told what says more about it.
     private func describe(_ error: ImageError) -> Failure {
         var failure = Failure(.mount, error, path: plan.source)
-        if settings.isWritable, error.kind == .corrupt, !failure.message.contains("platter check") {
+        let isOwn = error.file.map { $0 == plan.source } ?? true
+        if settings.isWritable, isOwn, error.kind == .corrupt, !failure.message.contains("platter check") {
             failure.message += "; see what 'platter check' says about it"
         }
         return failure

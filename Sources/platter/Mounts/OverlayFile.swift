@@ -63,11 +63,15 @@ final class OverlayFile {
     private static func unnamed(beside source: String) throws(ImageError) -> NewFile {
         // The file never gets this name, but one that exists would be in its way.
         let name = "/.platter-overlay-" + String(UInt64.random(in: 0...UInt64.max), radix: 36)
-        if let directory = getenv("TMPDIR") {
-            return try NewFile(path: HostPath.absolute(String(cString: directory)) + name)
-        }
         let slash = source.lastIndex(of: "/") ?? source.startIndex
-        return try NewFile(path: source[..<slash] + name)
+        let directory = getenv("TMPDIR").map { HostPath.absolute(String(cString: $0)) } ?? String(source[..<slash])
+        do throws(ImageError) { return try NewFile(path: directory + name) } catch {
+            let said = error.detail ?? (error.errno > 0 ? HostPath.reason(error.errno) : "\(error.what)")
+            throw ImageError(
+                error.kind == .noSpace ? .noSpace : .denied,
+                "no temporary overlay can be made in this directory; name another one in TMPDIR", errno: error.errno,
+                detail: said, file: directory.isEmpty ? "/" : directory)
+        }
     }
 
     /// Makes an empty overlay of the image in an open file.

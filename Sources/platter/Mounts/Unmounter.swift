@@ -54,24 +54,35 @@ struct Unmounter {
     /// Unmounts and, where asked or needed, waits for the server to end. Throws failures with the status of umount(8), and
     /// one when the server could not save what was written last.
     func run() throws(Failure) {
-        let server = RuntimeDirectory.entries().first { $0.device == entry.device }
+        let note = RuntimeDirectory.entries().first { $0.device == entry.device }
+        let server = note?.pid ?? (waits ? pidThatTheMountNames() : nil)
         // Taken before the mount goes: afterwards the process id may soon be somebody else's.
-        let handle = waits ? server.map { clinux_pidfd($0.pid) } ?? -1 : -1
+        let handle = waits ? server.map { clinux_pidfd($0) } ?? -1 : -1
         defer { if handle >= 0 { close(handle) } }
         if isWritable, !settings.isLazy { try commit() }
-        try detach()
+        try detach(from: server)
         guard waits, let server else { return }
         try waitForEnd(of: server, handle)
-        if let failure = RuntimeDirectory.takeFailure(of: server) {
+        if let failure = note.flatMap({ RuntimeDirectory.takeFailure(of: $0) }) {
             throw Failure(.mount, "\(mountpoint): unmounted, but the last changes are not saved: \(failure)")
         }
     }
 
-    private func waitForEnd(of server: RuntimeEntry, _ handle: Int32) throws(Failure) {
+    /// The server by its own words, for a user who has no directory where it could leave a note; nil where the mount does
+    /// not answer.
+    private func pidThatTheMountNames() -> Int32? {
+        let path = mountpoint + "/.platter/status.json"
+        guard let bytes = HostPath.contents(path, limit: 1 << 20) else { return nil }
+        let lines = String(decoding: bytes, as: UTF8.self).split(separator: "\n")
+        guard let line = lines.first(where: { $0.hasPrefix("  \"pid\": ") }) else { return nil }
+        return Int32(line.dropFirst(9).prefix { $0.isNumber }).flatMap { $0 > 1 ? $0 : nil }
+    }
+
+    private func waitForEnd(of server: Int32, _ handle: Int32) throws(Failure) {
         let patience = settings.timeout ?? 60
         guard handle >= 0 else {
-            guard server.isAlive else { return }
-            throw Failure(.system, "\(mountpoint): unmounted, but its server (pid \(server.pid)) cannot be waited for")
+            guard kill(server, 0) == 0 else { return }
+            throw Failure(.system, "\(mountpoint): unmounted, but its server (pid \(server)) cannot be waited for")
         }
         var waiting = pollfd(fd: handle, events: Int16(POLLIN), revents: 0)
         let deadline = Clock.now() + patience
@@ -80,7 +91,7 @@ struct Unmounter {
             count = poll(&waiting, 1, Int32(min(max(0, deadline - Clock.now()) * 1000, 2_000_000_000)))
         } while count < 0 && errno == EINTR
         guard count > 0 else {
-            throw Failure(.mount, "\(mountpoint): unmounted, but its server (pid \(server.pid)) still runs")
+            throw Failure(.mount, "\(mountpoint): unmounted, but its server (pid \(server)) still runs")
         }
     }
 
@@ -94,18 +105,18 @@ struct Unmounter {
         guard fsync(descriptor) != 0, errno == ENOSPC || errno == EDQUOT else { return }
         throw Failure(
             .mount,
-            "\(mountpoint): still mounted: there is no room on the host for what was written; make some and try again, "
-                + "or lose it with --lazy")
+            "\(mountpoint): still mounted: there is no room on the host for what was written; make some and try again; "
+                + "with --lazy the server goes on without the mount, until there is room or you end it")
     }
 
     /// Tries until the mount is not in use any more: by programs, or by the server, which keeps it busy itself while
     /// changes are not saved.
-    private func detach() throws(Failure) {
+    private func detach(from server: Int32?) throws(Failure) {
         let deadline = Clock.now() + (settings.timeout ?? (waits ? 60 : 5))
         while true {
             let code = geteuid() == 0 ? detachAsRoot() : try detachAsUser()
             if code == 0 { return }
-            guard code == EBUSY, Clock.now() < deadline else { throw failure(code) }
+            guard code == EBUSY, Clock.now() < deadline else { throw failure(code, server) }
             usleep(50_000)
         }
     }
@@ -129,9 +140,9 @@ struct Unmounter {
         return try MountTable.platter().contains { $0.device == entry.device } ? EBUSY : 0
     }
 
-    private func failure(_ code: Int32) -> Failure {
+    private func failure(_ code: Int32, _ server: Int32?) -> Failure {
         guard code == EBUSY else { return Failure(.mount, "\(mountpoint): \(HostPath.reason(code))") }
-        let users = MountUsers.of([entry.mountpoint])[0]
+        let users = MountUsers.of([entry.mountpoint], servers: [server])[0]
         let who = users.isEmpty ? "" : " (" + users.prefix(4).joined(separator: ", ") + ")"
         return Failure(.mount, "\(mountpoint): in use\(who); end that first, or detach with --lazy")
     }

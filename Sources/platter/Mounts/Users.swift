@@ -3,11 +3,13 @@ internal import Glibc
 /// Finds what keeps a mount busy, without touching the mount: links below /proc and /sys are read, never followed.
 enum MountUsers {
     /// Processes with a file or their working directory in one of the mounts, and loop devices on their files, for
-    /// each mountpoint; only what this user may look at.
-    static func of(_ mountpoints: [[UInt8]]) -> [[String]] {
+    /// each mountpoint; only what this user may look at. `servers` are the processes that serve the mounts, where they are
+    /// known: one holds its own mount while changes are not saved, and is no user that could be told to let go.
+    static func of(_ mountpoints: [[UInt8]], servers: [Int32?] = []) -> [[String]] {
         var result = [[String]](repeating: [], count: mountpoints.count)
-        func add(_ user: String, using path: [UInt8]) {
+        func add(_ user: String, _ pid: Int32? = nil, using path: [UInt8]) {
             for (index, mountpoint) in mountpoints.enumerated() where isInside(path, mountpoint) {
+                if let pid, index < servers.count, servers[index] == pid { continue }
                 if !result[index].contains(user) { result[index].append(user) }
             }
         }
@@ -21,7 +23,7 @@ enum MountUsers {
             let links = ["cwd", "root", "exe"] + HostPath.names(in: "/proc/\(pid)/fd").map { "fd/\($0)" }
             for link in links {
                 guard let target = HostPath.linkTarget("/proc/\(pid)/\(link)") else { continue }
-                add("\(command(of: pid)) (pid \(pid))", using: target)
+                add("\(command(of: pid)) (pid \(pid))", pid, using: target)
             }
         }
         return result

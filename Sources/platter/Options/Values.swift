@@ -9,7 +9,7 @@ enum Values {
             suffix.hasSuffix("ib") && suffix.count == 3 || suffix.hasSuffix("b") && suffix.count == 2
             ? String(suffix.prefix(1)) : suffix
         guard let number = UInt64(digits), let shift = shifts[letter], number <= UInt64.max >> shift else {
-            throw .usage("'\(option)' needs a size such as 64M, not '\(text)'", command: "mount")
+            throw .usage("'\(option)' needs a size such as 64M, not '\(text)'")
         }
         return number << shift
     }
@@ -18,8 +18,7 @@ enum Values {
     static func integer(_ text: String, _ option: String, in range: ClosedRange<Int>) throws(Failure) -> Int {
         guard let number = Int(text), range.contains(number) else {
             throw .usage(
-                "'\(option)' needs a number from \(range.lowerBound) to \(range.upperBound), not '\(text)'",
-                command: "mount")
+                "'\(option)' needs a number from \(range.lowerBound) to \(range.upperBound), not '\(text)'")
         }
         return number
     }
@@ -27,7 +26,7 @@ enum Values {
     /// A user or group number.
     static func identifier(_ text: String, _ option: String) throws(Failure) -> UInt32 {
         guard let number = UInt32(text), number != .max else {
-            throw .usage("'\(option)' needs a number, not '\(text)'", command: "mount")
+            throw .usage("'\(option)' needs a number, not '\(text)'")
         }
         return number
     }
@@ -35,7 +34,7 @@ enum Values {
     /// Permission bits in octal.
     static func mask(_ text: String, _ option: String) throws(Failure) -> UInt32 {
         guard let mask = UInt32(text, radix: 8), mask <= 0o777 else {
-            throw .usage("'\(option)' needs permission bits in octal such as 022, not '\(text)'", command: "mount")
+            throw .usage("'\(option)' needs permission bits in octal such as 022, not '\(text)'")
         }
         return mask
     }
@@ -43,7 +42,7 @@ enum Values {
     /// A time in seconds, not negative, as a decimal number; at most a year.
     static func seconds(_ text: String, _ option: String) throws(Failure) -> Double {
         guard let seconds = Double(text), seconds.isFinite, (0...31_536_000).contains(seconds) else {
-            throw .usage("'\(option)' needs a number of seconds, not '\(text)'", command: "mount")
+            throw .usage("'\(option)' needs a number of seconds, not '\(text)'")
         }
         return seconds
     }
@@ -54,21 +53,21 @@ enum Values {
     ) throws(Failure) -> Choice where Choice.RawValue == String {
         guard let choice = Choice(rawValue: text) else {
             let names = Choice.allCases.map(\.rawValue).joined(separator: ", ")
-            throw .usage("'\(option)' is one of \(names), not '\(text)'", command: "mount")
+            throw .usage("'\(option)' is one of \(names), not '\(text)'")
         }
         return choice
     }
 
     /// Text that is not empty.
     static func text(_ text: String, _ option: String) throws(Failure) -> String {
-        guard !text.isEmpty else { throw .usage("'\(option)' needs a value", command: "mount") }
+        guard !text.isEmpty else { throw .usage("'\(option)' needs a value") }
         return text
     }
 
     /// A name for a file directly in the mount.
     static func fileName(_ text: String, _ option: String) throws(Failure) -> String {
         guard !text.isEmpty, !text.contains("/"), text != ".", text != "..", text != ".platter", text.utf8.count <= 255
-        else { throw .usage("'\(option)' needs a plain file name, not '\(text)'", command: "mount") }
+        else { throw .usage("'\(option)' needs a plain file name, not '\(text)'") }
         return text
     }
 }
