@@ -99,12 +99,11 @@ struct WriteCommandTests {
         #expect(try run("qemu-img", "check", image).status == 0)
         let reader = try ChildProcess("sh", ["-c", "sleep 30 | qemu-io -r -f qcow2 '\(image)'"])
         defer { reader.stop(SIGKILL) }
-        var refused = try mount("-w", image)
-        for _ in 0..<100 where refused.succeeded {
-            _ = try unmount()
-            usleep(50_000)
-            refused = try mount("-w", image)
-        }
+        // Not by trying: a mount that comes first would keep qemu-io out for good.
+        let isOpen = "find /proc/[0-9]*/fd -lname \"$1\" 2>/dev/null | grep -q ."
+        for _ in 0..<200 where try !run("sh", "-c", isOpen, "sh", image).succeeded { usleep(50_000) }
+        usleep(500_000)
+        let refused = try mount("-w", image)
         #expect(refused.status == 32 && refused.errors.contains("qemu-io"), "\(refused)")
     }
 
