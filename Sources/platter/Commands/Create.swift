@@ -42,7 +42,9 @@ extension OptionTable where Settings == CreateSettings {
             Option(["--allow-parents"], value: "DIR", help: "the parent's own parents may also lie below DIR") {
                 settings, value, name throws(Failure) in settings.allowedParents.append(try Values.text(value, name))
             },
-            .toggle(["--force"], help: "replace IMAGE if it exists") { $0.replaces = true },
+            .toggle(["--force"], help: "replace IMAGE, and the data_file that it is given, if they exist") {
+                $0.replaces = true
+            },
             .toggle(["-q", "--quiet"], help: "say nothing on success") { $0.isQuiet = true },
         ])
 }
