@@ -27,7 +27,7 @@ static int facts_of(int directory, const char *path, int flags, struct clinux_fi
     int64_t changed = nanoseconds(buffer.stx_ctime);
     facts->device = makedev(buffer.stx_dev_major, buffer.stx_dev_minor);
     facts->inode = buffer.stx_ino;
-    facts->birth_ns = (buffer.stx_mask & STATX_BTIME) ? nanoseconds(buffer.stx_btime) : changed;
+    facts->birth_ns = (buffer.stx_mask & STATX_BTIME) ? nanoseconds(buffer.stx_btime) : 0;
     facts->change_ns = changed;
     facts->modify_ns = nanoseconds(buffer.stx_mtime);
     facts->size = buffer.stx_size;
@@ -110,6 +110,8 @@ int clinux_fallocate(int descriptor, int mode, int64_t offset, int64_t count) {
 int clinux_start_writeback(int descriptor) {
     return sync_file_range(descriptor, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
+
+int clinux_forget_pages(int descriptor) { return posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED); }
 
 int clinux_block_device_size(int descriptor, uint64_t *size) { return ioctl(descriptor, BLKGETSIZE64, size); }
 

@@ -75,6 +75,7 @@ struct ChainOpener {
                 throw ImageError(.corrupt, "the image and its overlay are the same file")
             }
             try lock(file)
+            try settle(file)
             let format = try Self.format(of: file, named: options.format)
             let (driver, opened) = try driver(of: file, format, trusted: true)
             if !reference.identities.isEmpty { try reference.verify(driver.shape, of: overlay.shape) }
@@ -94,7 +95,8 @@ struct ChainOpener {
     private func driver(
         of file: FileStorage, _ format: any ImageFormat.Type, trusted: Bool, isWritable: Bool = false
     ) throws(ImageError) -> (any FormatDriver, [FileStorage]) {
-        let companions = Companions(gate: gate, image: file, trusted: trusted, isWritable: isWritable)
+        let companions = Companions(
+            gate: gate, image: file, trusted: trusted, isWritable: isWritable, allowsWriting: options.writesDataFile)
         let request = OpenRequest(
             storage: file, companions: companions, options: options.formatOptions, isWritable: isWritable)
         let driver = try format.open(request)
@@ -111,6 +113,7 @@ struct ChainOpener {
                 throw ImageError(.corrupt, "the image names a file that its chain already holds", file: path)
             }
             try lock(file, forWriting: isWritable)
+            try settle(file)
         }
         let files = driver.files
         guard let first = UInt16(exactly: table.count), table.count + files.count <= Int(UInt16.max) else {
@@ -118,6 +121,12 @@ struct ChainOpener {
         }
         layers.append(Layer(path: path, driver: driver, firstFile: first))
         table += files
+    }
+
+    /// What lies below a layer that is written gets into it by fills, so it must not change back after a loss of power:
+    /// whoever wrote it may have been killed before it was durable.
+    private func settle(_ file: FileStorage) throws(ImageError) {
+        if options.writesTop, !file.isWritable { try file.makeDurable() }
     }
 
     private func isKnown(_ file: any Storage) -> Bool {
@@ -130,7 +139,8 @@ struct ChainOpener {
         guard options.lock else { return }
         do throws(ImageError) {
             let isLocked = try forWriting ? FileLock.lockForWriting(file) : FileLock.lockForReading(file)
-            // Whoever held the image until now may have changed its size after we opened it.
+            // Whoever held the image until now may have changed it, and its size, after we opened it.
+            if forWriting { try file.readyForWriter() }
             try file.refresh()
             if isLocked || warned { return }
         } catch { throw error.named(file.name) }
@@ -189,6 +199,7 @@ struct ChainOpener {
                 throw ImageError(.corrupt, "the image is its own parent: its chain comes back to this file")
             }
             try lock(file)
+            try settle(file)
             let (driver, opened) = try parentDriver(of: file, recorded: reference.format)
             if !reference.identities.isEmpty { try reference.verify(driver.shape, of: child.shape) }
             try add(driver, path: file.name, opened: opened)

@@ -24,7 +24,8 @@ extension Disk {
         do throws(ImageError) {
             let isLocked = try lock(image, options, repairs)
             let format = try ChainOpener.format(of: image, named: options.format)
-            let companions = Companions(gate: gate, image: image, trusted: true, isWritable: repairs)
+            // The data of a guest is nothing that a repair changes.
+            let companions = Companions(gate: gate, image: image, trusted: true)
             defer { for file in companions.opened { file.close() } }
             let request = OpenRequest(
                 storage: image, companions: companions, options: options.formatOptions, isWritable: repairs)
@@ -38,7 +39,8 @@ extension Disk {
     ) throws(ImageError) -> Bool {
         guard options.lock else { return false }
         let isLocked = repairs ? try FileLock.lockForWriting(image) : try FileLock.lockForReading(image)
-        // Whoever held the image until now may have changed its size after we opened it.
+        // Whoever held the image until now may have changed it, and its size, after we opened it.
+        if repairs { try image.readyForWriter() }
         try image.refresh()
         return isLocked
     }

@@ -9,6 +9,8 @@ struct Commits {
     var started: UInt64 = 0
     /// How many have ended.
     var finished: UInt64 = 0
+    /// The last that went well: everything that had been acknowledged when it began is durable.
+    var succeeded: UInt64 = 0
     /// Whether a thread has the right to write metadata: to commit, to rest, to end the session.
     var isTaken = false
     /// How the last one that ended went.
@@ -56,6 +58,8 @@ extension Writer {
         // What is frozen already may lack what the caller has just written, so the commit under way does not count.
         let wanted = commits.look { $0.started + 1 }
         let failure: ImageError?? = commits.wait { commits in
+            // Also where a later one has failed before this thread came to look.
+            if commits.succeeded >= wanted { return .some(.some(nil)) }
             if commits.finished >= wanted { return .some(.some(commits.failure)) }
             guard !commits.isTaken else { return nil }
             commits.isTaken = true
@@ -77,10 +81,11 @@ extension Writer {
             commits.isTaken = false
             commits.finished = commits.started
             commits.failure = failure
+            if failure == nil { commits.succeeded = commits.started }
             return true
         }
-        // After the others have gone on: giving space back is nothing that an fsync waits for.
-        reclaim()
+        // After the others have gone on, and only a little: giving space back is nothing that an fsync waits for.
+        reclaim(atMost: Self.fewRuns)
         if let failure { throw failure }
     }
 

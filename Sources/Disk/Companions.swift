@@ -8,9 +8,12 @@ final class Companions: CompanionOpener {
     private let image: FileStorage
     private let trusted: Bool
     private let isWritable: Bool
+    private let allowsWriting: Bool
     private let files = Mutex<[FileStorage]>([])
 
-    init(gate: OpenGate, image: FileStorage, trusted: Bool, isWritable: Bool) {
+    /// For an image that is opened for writing (`isWritable`) only where the user `allowsWriting` to other files.
+    init(gate: OpenGate, image: FileStorage, trusted: Bool, isWritable: Bool = false, allowsWriting: Bool = false) {
+        self.allowsWriting = allowsWriting
         self.gate = gate
         self.image = image
         self.trusted = trusted
@@ -22,6 +25,12 @@ final class Companions: CompanionOpener {
 
     func openDataFile(_ name: String) throws(ImageError) -> any Storage {
         guard trusted else { throw .guessNamesFiles }
+        // Whoever made the image could have named any neighbour, and would write it through this disk.
+        guard allowsWriting || !isWritable else {
+            throw ImageError(
+                .denied, "the image keeps its data in another file, which is written only with -o write-data-file",
+                detail: name, file: image.name)
+        }
         let path = ParentReference.Path(base: name.hasPrefix("/") ? .host : .image, text: name)
         var worst: OpenGate.Refusal?
         for candidate in try gate.candidates(path, namedBy: image.name) {

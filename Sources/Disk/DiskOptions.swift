@@ -15,6 +15,9 @@ package struct DiskOptions: Sendable {
     package var parentOverride: String?
     /// Whether the image is opened for writing.
     package var isWritable: Bool
+    /// Whether a data file that the image names is written with it (`-o write-data-file`); otherwise such an image is not
+    /// opened for writing.
+    package var writesDataFile: Bool
     /// A file that takes all writes, so that the image stays as it is: an image of `overlayFormat`, made before, whose
     /// parent is the image that is opened; nil where there is none.
     package var overlay: String?
@@ -31,7 +34,7 @@ package struct DiskOptions: Sendable {
     package init(
         format: String? = nil, backingFormat: String? = nil, formatOptions: FormatOptions = FormatOptions(),
         allowedParents: [String] = [], parentOverride: String? = nil, isWritable: Bool = false,
-        overlay: String? = nil, overlayFormat: String = "qcow2", lock: Bool = true,
+        writesDataFile: Bool = false, overlay: String? = nil, overlayFormat: String = "qcow2", lock: Bool = true,
         log: Logger = Logger(label: "platter"), decodeCacheBytes: Int = 16 << 20
     ) {
         self.format = format
@@ -40,6 +43,7 @@ package struct DiskOptions: Sendable {
         self.allowedParents = allowedParents
         self.parentOverride = parentOverride
         self.isWritable = isWritable
+        self.writesDataFile = writesDataFile
         self.overlay = overlay
         self.overlayFormat = overlayFormat
         self.lock = lock

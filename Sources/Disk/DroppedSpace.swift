@@ -16,6 +16,19 @@ struct DroppedSpace {
     var noted: [HostRun] = []
     /// What waits for leases, the oldest first.
     var waiting: [Group] = []
+
+    /// Takes up to `limit` runs of the groups whose epochs are over, the oldest first.
+    mutating func take(atMost limit: Int, _ isOver: (UInt64) -> Bool) -> [HostRun] {
+        var taken: [HostRun] = []
+        while let group = waiting.first, taken.count < limit, isOver(group.epoch) {
+            let count = min(group.runs.count, limit - taken.count)
+            // From the end, which costs nothing.
+            taken += group.runs.suffix(count)
+            waiting[0].runs.removeLast(count)
+            if waiting[0].runs.isEmpty { waiting.removeFirst() }
+        }
+        return taken
+    }
 }
 
 extension Writer {
@@ -37,22 +50,25 @@ extension Writer {
     /// The drop of `runs` is durable: what is left is that leases end.
     func quarantine(_ runs: [HostRun]) {
         guard !runs.isEmpty else { return }
-        dropped.withLock { $0.waiting.append(DroppedSpace.Group(epoch: leases.now, runs: runs)) }
+        let joined = Self.joined(runs)
+        dropped.withLock { $0.waiting.append(DroppedSpace.Group(epoch: leases.now, runs: joined)) }
     }
 
-    /// Gives back what no lease can reach any more; returns whether there was anything. Waits for nothing but another
-    /// thread that does the same.
+    /// How many runs are given back by who has something else to do.
+    static let fewRuns = 64
+
+    /// How many by housekeeping in one go, which must come to its next commit.
+    static let manyRuns = 8192
+
+    /// Gives back up to `limit` runs that no lease can reach any more; returns whether there was anything. Waits for nothing
+    /// but another thread that does the same.
     @discardableResult
-    func reclaim() -> Bool {
+    func reclaim(atMost limit: Int = .max) -> Bool {
         guard dropped.withLock({ !$0.waiting.isEmpty }) else { return false }
         return reclaiming.withLock { _ in
             guard !isPoisoned.load(ordering: .sequentiallyConsistent) else { return false }
             guard stage.load(ordering: .sequentiallyConsistent) != .finished else { return false }
-            let runs = dropped.withLock { dropped -> [HostRun] in
-                let ready = dropped.waiting.prefix { leases.isOver($0.epoch) }
-                dropped.waiting.removeFirst(ready.count)
-                return ready.flatMap(\.runs)
-            }
+            let runs = dropped.withLock { $0.take(atMost: limit) { leases.isOver($0) } }
             giveBack(runs)
             if !runs.isEmpty { givenBack.wrappingAdd(1, ordering: .releasing) }
             return !runs.isEmpty
@@ -62,7 +78,7 @@ extension Writer {
     private func giveBack(_ runs: [HostRun]) {
         var zeroed: [HostRun] = []
         var stale: [HostRun] = []
-        for run in Self.joined(runs) {
+        for run in runs {
             // A decoded unit is known by its place, which may soon hold something else. Whoever read it from there held a
             // lease until it was in the cache, and those have ended.
             if driver.decoder != nil {

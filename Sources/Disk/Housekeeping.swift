@@ -63,15 +63,23 @@ struct Idleness {
 
 extension Disk {
     /// What has to be done now and then, by one thread, every 25 ms while there are uncommitted changes and every second
-    /// otherwise: the host begins to write out where more than 8 MiB were written since the last time, a commit when
-    /// nothing was written for 50 ms or the oldest change is 5 s old, a rest after half a minute of quiet. Throws like
-    /// `flush`.
+    /// otherwise: a commit when nothing was written for 50 ms or the oldest change is 5 s old, a rest after half a minute of
+    /// quiet. Throws like `flush`.
     package func housekeep() throws(ImageError) {
         guard let writer else { return }
         do throws(ImageError) { try writer.housekeep(at: ContinuousClock.now) } catch {
             throw reportCommit(error)
         }
     }
+
+    /// Whether `startWriteback` should be called now: 8 MiB or more were written since the last look, and no call is under
+    /// way. For the thread that housekeeps.
+    package func wantsWriteback() -> Bool { writer?.wantsWriteback() ?? false }
+
+    /// Has the host begin to write out what was written, so that its disk works while bytes come in bulk and not only when
+    /// somebody waits for a flush. Once for each time that `wantsWriteback` was true, by a thread that commits nothing: on a
+    /// slow device it returns when the writer pauses.
+    package func startWriteback() { writer?.startWriteback() }
 
     /// Commits all there is and tells the format that nothing is being written; what `housekeep` does after half a minute of
     /// quiet. Throws like `flush`.
@@ -103,12 +111,11 @@ extension Writer {
 
     func housekeep(at now: ContinuousClock.Instant) throws(ImageError) {
         guard stage.load(ordering: .acquiring) == .open, !isPoisoned.load(ordering: .relaxed) else { return }
-        startWriteback()
         reportHoles()
         let changes = changes.load(ordering: .acquiring)
         let durable = durable.load(ordering: .acquiring)
         switch idle.withLock({ $0.due(at: now, changes: changes, durable: durable) }) {
-        case .nothing: reclaim()
+        case .nothing: reclaim(atMost: Self.manyRuns)
         case .commit:
             do throws(ImageError) { try commit() } catch {
                 idle.withLock { $0.failed(at: now) }
@@ -119,11 +126,19 @@ extension Writer {
         }
     }
 
-    /// Where much is written, the host's disk is to work while the bytes come and not only when somebody waits for a flush.
-    private func startWriteback() {
+    func wantsWriteback() -> Bool {
+        guard stage.load(ordering: .acquiring) == .open, !isPoisoned.load(ordering: .relaxed),
+            !isWritingBack.load(ordering: .acquiring)
+        else { return false }
         let written = written.load(ordering: .relaxed)
-        guard idle.withLock({ $0.isBulk(written: written) }) else { return }
+        guard idle.withLock({ $0.isBulk(written: written) }) else { return false }
+        isWritingBack.store(true, ordering: .relaxed)
+        return true
+    }
+
+    func startWriteback() {
         for file in files where file.isWritable { file.startWriteback() }
+        isWritingBack.store(false, ordering: .releasing)
     }
 
     /// Says, once, that space which is dropped stays the image's.

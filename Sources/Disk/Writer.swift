@@ -43,6 +43,8 @@ final class Writer: Sendable {
     let changes = Atomic<UInt64>(0)
     /// How many bytes of the guest those had, about: only housekeeping asks.
     let written = Atomic<UInt64>(0)
+    /// Whether the host is being asked to write out.
+    let isWritingBack = Atomic<Bool>(false)
     /// The part of `changes` that survives a power loss.
     let durable = Atomic<UInt64>(0)
     let commits = Monitor(Commits())

@@ -136,6 +136,7 @@ extension ImageFile {
                 try disk.flush()
             }
             try disk.housekeep()
+            if disk.wantsWriteback() { context.writeback.push { _ in disk.startWriteback() } }
             state.withLock { $0.restsUntil = nil }
         } catch { failedToCommit(error) }
     }

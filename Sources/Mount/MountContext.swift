@@ -19,9 +19,13 @@ final class MountContext: Sendable {
     /// Whether users other than the one who mounts may come.
     let isShared = Atomic<Bool>(false)
     /// Changes that pass by the page cache.
-    let aside = AsideQueue()
+    let aside = JobQueue()
+    /// What the host is to write out.
+    let writeback = JobQueue()
     /// What commits while nobody asks.
     let keeper: Keeper
+    /// The permission bits that the way to the source leaves.
+    private let admitted: UInt32
     private let openImages: OpenImages
     private let table = Mutex(WeakTable())
 
@@ -32,9 +36,26 @@ final class MountContext: Sendable {
     init(_ options: MountOptions) {
         self.options = options
         log = options.log
+        admitted = Self.admitted(options.source)
         let images = OpenImages()
         openImages = images
         keeper = Keeper(options) { images.all() }
+    }
+
+    /// The permissions that are left to the group and to others when only those of the directories count that lead to the
+    /// source: none where one of them keeps people out.
+    private static func admitted(_ source: String) -> UInt32 {
+        guard let resolved = realpath(source, nil) else { return 0o700 }
+        defer { free(resolved) }
+        var path = Substring(String(cString: resolved))
+        var left: UInt32 = 0o777
+        while let slash = path.lastIndex(of: "/"), path != "/" {
+            path = slash == path.startIndex ? "/" : path[..<slash]
+            var facts = clinux_file_facts()
+            guard clinux_facts_at(AT_FDCWD, String(path), 0, &facts) == 0 else { return 0o700 }
+            if facts.mode & 0o001 == 0 { left &= facts.mode & 0o010 == 0 ? 0o700 : 0o770 }
+        }
+        return left
     }
 
     /// Refuses an open that this mount does not allow at all. Throws `.readOnly` (EROFS), and EPERM for O_TRUNC: nothing
@@ -92,11 +113,11 @@ final class MountContext: Sendable {
     /// The attributes of a file of the mount that shows something of the host file with `facts`.
     ///
     /// Others may read it where they may read the host file, unless the user has said who may: a mount that everybody
-    /// can reach must not open an image that only its owner can read.
+    /// can reach must not open an image that only its owner can read, or that lies where only its owner can go.
     func fileAttributes(_ facts: HostFacts, isWritable: Bool) -> FileAttributes {
         var result = FileAttributes()
         result.mode = (isWritable ? 0o644 : 0o444) & ~(options.fmask ?? 0)
-        if options.fmask == nil, isShared.load(ordering: .relaxed) { result.mode &= facts.mode | 0o400 }
+        if options.fmask == nil, isShared.load(ordering: .relaxed) { result.mode &= facts.mode & admitted | 0o400 }
         fill(&result, from: facts)
         return result
     }
@@ -106,6 +127,10 @@ final class MountContext: Sendable {
         var result = FileAttributes()
         result.isDirectory = true
         result.mode = 0o555 & ~options.dmask
+        // Without the execute bits of a directory nobody gets to what is in it, on the host too.
+        if options.fmask == nil, isShared.load(ordering: .relaxed), facts.isDirectory {
+            result.mode &= facts.mode & admitted | 0o500
+        }
         result.size = 4096
         result.blocks = 8
         fill(&result, from: facts)
@@ -167,6 +192,9 @@ struct HostFacts: Sendable, Equatable {
         modified = facts.modify_ns
         changed = facts.change_ns
     }
+
+    /// Whether it is a directory.
+    var isDirectory: Bool { mode & UInt32(S_IFMT) == UInt32(S_IFDIR) }
 
     /// What changes when somebody changes the content.
     var stamp: FileStamp { FileStamp(size: size, modified: modified, changed: changed) }

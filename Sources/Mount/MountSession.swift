@@ -104,11 +104,11 @@ package final class MountSession: Sendable {
     }
 
     /// Detaches the mount from its path, so that it ends when its last user goes. Says in the log why it fails; the mount
-    /// is served on then. Returns whether it is detached.
+    /// is served on then. Returns whether it is detached. Commits nothing, here as in `abort`: the host's disk may hang, and the
+    /// thread that takes signals must not. What was written is committed by the keeper and when the last user has gone.
     @discardableResult
     package func detach() -> Bool {
         guard let mounted = mounted.withLock({ $0 }) else { return false }
-        commit()
         let code = clinux_helper_ask(mounted.helper, CChar(bitPattern: UInt8(ascii: "d")))
         guard code != 0 else {
             context.keeper.detached()
@@ -122,13 +122,9 @@ package final class MountSession: Sendable {
     @discardableResult
     package func abort() -> Bool {
         guard let mounted = mounted.withLock({ $0 }) else { return false }
-        commit()
         if mounted.abort >= 0, write(mounted.abort, "1", 1) == 1 { return true }
         return clinux_helper_ask(mounted.helper, CChar(bitPattern: UInt8(ascii: "f"))) == 0
     }
-
-    /// Makes durable what was written so far; a failure is in the log.
-    private func commit() { try? context.keeper.commitAll() }
 
     /// Looks at the source anew: the kernel forgets names and attributes.
     package func rescan() { tree.rescan(system.table) }

@@ -40,6 +40,8 @@ final class WriteState: Sendable {
     let cachedOpens = Atomic<Int>(0)
     /// Whether bytes have changed past the page cache while nobody used that.
     let changedAside = Atomic<Bool>(false)
+    /// The kernel's dropping of the pages from before such a change.
+    let drops = PageDrops()
     /// Whether a writer has been released and not all it wrote is committed.
     let isReleased = Atomic<Bool>(false)
     /// Counts the commits that failed while nobody waited for them, and the error of the last one.
@@ -60,6 +62,11 @@ final class WriteState: Sendable {
     func opensCached() -> Bool {
         cachedOpens.add(1, ordering: .relaxed)
         atomicMemoryFence(ordering: .sequentiallyConsistent)
-        return !changedAside.exchange(false, ordering: .relaxed)
+        // In this order: who finds the flag taken already finds the drops begun.
+        if changedAside.load(ordering: .sequentiallyConsistent) {
+            drops.begin()
+            changedAside.store(false, ordering: .sequentiallyConsistent)
+        }
+        return !drops.areUnderWay
     }
 }

@@ -59,6 +59,7 @@ final class ServingThreads {
         }
         guard let thread = run("platter-commit", { context.keeper.run() }) else { return false }
         others.append(thread)
+        if let thread = run("platter-writeback", { context.writeback.run(session) }) { others.append(thread) }
         return true
     }
 
@@ -69,6 +70,7 @@ final class ServingThreads {
         watcher?.end()
         context.aside.end()
         context.keeper.end()
+        context.writeback.end()
         for thread in others { pthread_join(thread, nil) }
         clinux_fuse_thread_done()
     }

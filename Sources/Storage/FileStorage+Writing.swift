@@ -90,7 +90,15 @@ extension FileStorage {
         guard let length = off_t(exactly: size) else {
             throw ImageError(.noSpace, "a file cannot be that large", errno: EFBIG, file: name)
         }
-        _ = try syscall("cannot change the file's size") { ftruncate(descriptor, length) }
+        // Who reads meanwhile must not take a file that becomes shorter for one that has lost something.
+        let before = currentSize.load(ordering: .relaxed)
+        if size < before { currentSize.store(size, ordering: .releasing) }
+        do throws(ImageError) {
+            _ = try syscall("cannot change the file's size") { ftruncate(descriptor, length) }
+        } catch {
+            if size < before { currentSize.store(before, ordering: .relaxed) }
+            throw error
+        }
         currentSize.store(size, ordering: .relaxed)
     }
 

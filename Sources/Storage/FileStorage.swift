@@ -55,9 +55,15 @@ package final class FileStorage: Storage {
         self.isDevice = isDevice
         identity = FileIdentity(device: facts.device, inode: facts.inode, birth: facts.birth_ns)
         currentSize = Atomic(facts.size)
-        // A writer builds on what it reads, and that may be in memory only: written by a program that was killed before
-        // its barrier.
-        if isWritable { try flush() }
+        if isWritable { try readyForWriter() }
+    }
+
+    /// Sees to it that what is read is what the medium holds: a writer builds on it. It may be in memory only, written by a
+    /// program that was killed before its barrier, and after a barrier that failed the host keeps what it could not write as
+    /// if it had. Again once other programs are locked out, who may have written until then. Throws `.io`.
+    package func readyForWriter() throws(ImageError) {
+        try flush()
+        _ = clinux_forget_pages(descriptor)
     }
 
     /// Opens the file at `path`, following symbolic links as the user who typed it expects, for writing too where
@@ -147,8 +153,27 @@ package final class FileStorage: Storage {
         guard code == 0 else { throw ImageError(.io, "cannot flush the file", errno: code, file: name) }
     }
 
-    /// The kernel keeps an error of this call for the next barrier: unlike waiting, starting consumes none.
-    package func startWriteback() { _ = clinux_start_writeback(descriptor) }
+    /// What the device fails at later the kernel keeps for the next barrier. A filesystem that fails at finding a place for
+    /// the bytes says so here, and the barrier might not.
+    package func startWriteback() {
+        guard clinux_start_writeback(descriptor) != 0, errno == EIO else { return }
+        flushFailure.withLock { failure in
+            if failure == 0 { failure = EIO }
+        }
+    }
+
+    /// Has the host make durable what the file reads as, whoever wrote it: for a file that a writer builds on and does not
+    /// write itself. Throws `.io`.
+    package func makeDurable() throws(ImageError) {
+        while fdatasync(descriptor) != 0 {
+            switch errno {
+            case EINTR: continue
+            // A filesystem that is never written has nothing to lose.
+            case EINVAL, EROFS, ENOTSUP, ENOSYS: return
+            case let code: throw ImageError(.io, "cannot flush the file", errno: code, file: name)
+            }
+        }
+    }
 
     package func close() {
         guard isOpen.exchange(false, ordering: .relaxed) else { return }

@@ -84,7 +84,7 @@ package struct FileIdentity: Hashable, Sendable {
     package var device: UInt64
     /// The inode number.
     package var inode: UInt64
-    /// The birth time in nanoseconds since 1970, or the change time where the filesystem keeps none.
+    /// The birth time in nanoseconds since 1970, or 0 where the filesystem keeps none: no other time stays as it is.
     package var birth: Int64
 
     /// Makes an identity of its three parts.

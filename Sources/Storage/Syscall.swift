@@ -21,7 +21,8 @@ func kind(of code: Int32) -> ImageError.Kind {
     case ENOENT, ENOTDIR: .missing
     case EACCES, EPERM, EXDEV, ELOOP: .denied
     case EROFS: .readOnly
-    case ENOSPC, EDQUOT: .noSpace
+    // EFBIG: the filesystem's largest file, or the limit of the process.
+    case ENOSPC, EDQUOT, EFBIG: .noSpace
     case EAGAIN, EBUSY, ETXTBSY: .busy
     default: .io
     }

@@ -29,6 +29,8 @@ enum StandardStreams {
             _ = open("/dev/null", descriptor == STDIN_FILENO ? O_RDONLY : O_WRONLY)
         }
         signal(SIGPIPE, SIG_IGN)
+        // A file at the limit of the process (ulimit -f) is an error to the writer and not the end of the server.
+        signal(SIGXFSZ, SIG_IGN)
     }
 
     /// Puts /dev/null in the place of all three, or of the first two, for a server that nobody watches.

@@ -32,6 +32,11 @@ enum HostPath {
         let descriptor = open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { return nil }
         defer { close(descriptor) }
+        return contents(of: descriptor, limit: limit)
+    }
+
+    /// The bytes of a small file that is open; nil with errno when it cannot be read.
+    static func contents(of descriptor: Int32, limit: Int) -> [UInt8]? {
         var bytes: [UInt8] = []
         var buffer = [UInt8](repeating: 0, count: 1 << 16)
         while bytes.count < limit {

@@ -1,4 +1,5 @@
 import Bytes
+internal import Glibc
 @testable import Disk
 import Glibc
 import TestSupport
@@ -137,5 +138,28 @@ import Testing
         let joined = try #require(MapReport.join(runs[0], runs[1]))
         #expect(joined.range.length == 8192)
         #expect(MapReport.join(joined, runs[2]) == nil)
+    }
+
+    /// Root reads the notes of all users, who may have put anything there.
+    @Test(.enabled(if: geteuid() == 0 && access("/run", W_OK) == 0, "needs root and /run"))
+    func notesOfOthersAreNotTrusted() throws {
+        let (user, home): (UInt32, String) = (54_321, "/run/user/54321")
+        defer { _ = try? TestSupport.run("rm", "-rf", home) }
+        mkdir("/run/user", 0o755)
+        mkdir(home, 0o700)
+        mkdir(home + "/platter", 0o755)
+        let start = try #require(RuntimeDirectory.startTime(of: getpid()))
+        let device = try #require(MountEntry.Device("0:999"))
+        let entry = RuntimeEntry(pid: getpid(), startTime: start, device: device, noted: .max)
+        let lie = home + "/platter/\(getpid())"
+        try HostFiles.write(Array(entry.text.utf8), to: lie)
+        #expect(mkfifo(home + "/platter/1", 0o644) == 0)
+        #expect(symlink(lie, home + "/platter/2") == 0)
+        for path in [home, home + "/platter", lie, home + "/platter/1"] { #expect(chown(path, user, user) == 0) }
+        #expect(RuntimeDirectory.entries().allSatisfy { $0.device != device }, "a process of root's, said by another")
+        var claimed = entry
+        (claimed.path, claimed.owner) = (lie, user)
+        #expect(RuntimeDirectory.takeFailure(of: claimed) == nil)
+        #expect(access(lie, F_OK) == 0, "root removed a file from a directory of somebody else's")
     }
 }

@@ -303,6 +303,24 @@ struct WriteCommandTests {
         #expect(result.succeeded, "\(result)")
     }
 
+    /// The limit of a process on its files (ulimit -f, LimitFSIZE=) is an error to a writer too, and no signal that ends all.
+    @Test(.enabled(if: Tool.has("sh", "dd"), "sh or dd is missing"), arguments: ["vhdx", "vhd", "qcow2"])
+    func theLimitOnFilesIsAnErrorAndNotTheEnd(_ format: String) throws {
+        let image = try created(
+            "disk.\(format)", "-o", ["vhdx": "block_size=1M", "vhd": "subformat=dynamic"][format] ?? "cluster_size=64k")
+        let mounted = try run(
+            "sh", "-c", "ulimit -f 14336; exec \"$@\"", "sh", Product.path, "-w", image, playground.mountpoint)
+        #expect(mounted.succeeded, "\(mounted)")
+        try write(image)
+        let filled = try run(
+            "dd", "if=/dev/urandom", "of=\(disk(image))", "bs=1M", "count=8", "conv=notrunc,fsync", timeout: 60)
+        #expect(!filled.succeeded && filled.errors.contains("No space left"), "\(filled)")
+        try write(image)
+        #expect(try unmount().succeeded)
+        #expect(try [0, 3].contains(Product.run("check", image).status))
+        #expect(try content(image: image) == bytes)
+    }
+
     /// The host runs full under a writer: an error for the writer, reads go on, and with room again writes do too.
     @Test(
         .enabled(if: FUSE.isThereForRoot && Tool.has("unshare", "dd"), "needs root and unshare"),

@@ -1,4 +1,7 @@
+internal import Bytes
 @testable internal import Disk
+internal import Formats
+internal import Storage
 internal import Testing
 
 /// When housekeeping commits and when it rests.
@@ -33,6 +36,27 @@ internal import Testing
         idle.failed(at: at(60))
         #expect(idle.due(at: at(1000), changes: 1, durable: 0) == .nothing)
         #expect(idle.due(at: at(1110), changes: 1, durable: 0) == .commit)
+    }
+
+    @Test func bulkIsWhatComesBetweenTwoLooks() {
+        var idle = Idleness()
+        let few = Idleness.bulk - 1
+        let looks = [few, 2 * few, 3 * few + 1, 3 * few + 1].map { idle.isBulk(written: $0) }
+        #expect(looks == [false, false, true, false])
+    }
+
+    @Test func droppedRunsAreTakenInPiecesOnceTheirLeasesEnded() {
+        let runs = (0..<10 as Range<UInt64>).map { HostRun(file: .image, offset: HostOffset($0 << 20), length: 512) }
+        var space = DroppedSpace()
+        space.waiting = [.init(epoch: 3, runs: Array(runs[..<6])), .init(epoch: 5, runs: Array(runs[6...]))]
+        var taken = space.take(atMost: 4) { $0 < 3 }
+        #expect(taken.isEmpty)
+        taken = space.take(atMost: 4) { $0 < 5 }
+        #expect(taken.count == 4)
+        taken += space.take(atMost: 4) { $0 < 5 }
+        #expect(taken.count == 6 && space.waiting.map(\.epoch) == [5])
+        taken += space.take(atMost: .max) { _ in true }
+        #expect(taken.map(\.offset).sorted() == runs.map(\.offset) && space.waiting.isEmpty)
     }
 
     @Test func aDiskRestsOnceInEveryQuietTimeAndNeverUnwritten() {

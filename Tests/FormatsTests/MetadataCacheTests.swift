@@ -1,6 +1,7 @@
 import Bytes
 import Formats
 import Storage
+import Synchronization
 import TestSupport
 import Testing
 
@@ -32,6 +33,43 @@ import Testing
         #expect(try read(cache, at: 4998, count: 10_000) == tail)
         #expect(try read(cache, at: 1 << 62, count: 4) == [0, 0, 0, 0])
         #expect(failureKind { _ = try read(cache, at: UInt64.max - 3, count: 16) } == .corrupt)
+    }
+
+    /// A file that a writer lets grow, or trims at the end of its session, at the worst moment.
+    private final class ChangingStorage: Storage {
+        let inner: MemoryStorage
+        let sizes: Mutex<[UInt64]>
+
+        /// Says `sizes`, one after the other, and then the last of them.
+        init(_ inner: MemoryStorage, sizes: [UInt64]) {
+            self.inner = inner
+            self.sizes = Mutex(sizes)
+        }
+
+        var name: String { inner.name }
+        var identity: FileIdentity? { inner.identity }
+        var size: UInt64 { sizes.withLock { $0.count > 1 ? $0.removeFirst() : $0[0] } }
+        func refresh() throws(ImageError) -> UInt64 { size }
+        func read(at offset: HostOffset, into buffer: UnsafeMutableRawBufferPointer) throws(ImageError) -> Int {
+            try inner.read(at: offset, into: buffer)
+        }
+        func splice(from offset: HostOffset, count: Int, into pipe: PipeWriter) throws(ImageError) -> Int? { nil }
+        func nextData(from offset: HostOffset) throws(ImageError) -> HostOffset? { offset }
+        func nextHole(from offset: HostOffset) throws(ImageError) -> HostOffset { HostOffset(size) }
+        func allocatedBytes() throws(ImageError) -> UInt64 { size }
+        func flush() throws(ImageError) {}
+        func close() {}
+    }
+
+    @Test(arguments: [[5000, 90_000], [90_000, 5000]] as [[UInt64]])
+    func aFileThatGrowsOrIsTrimmedMeanwhileIsNotCorrupt(sizes: [UInt64]) throws {
+        let storage = ChangingStorage(MemoryStorage([UInt8](repeating: 9, count: 5000)), sizes: sizes)
+        #expect(try read(MetadataCache(storage, limitBytes: 0), at: 4998, count: 4) == [9, 9, 0, 0])
+    }
+
+    @Test func aFileThatLostItsEndIsCorrupt() throws {
+        let storage = ChangingStorage(MemoryStorage([UInt8](repeating: 9, count: 5000)), sizes: [90_000])
+        #expect(failureKind { _ = try read(MetadataCache(storage, limitBytes: 0), at: 4998, count: 4) } == .corrupt)
     }
 
     /// Eight threads over a file 32 times as large as the cache: frames are replaced under the readers all the time.

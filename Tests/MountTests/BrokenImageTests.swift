@@ -81,6 +81,25 @@ struct BrokenImageTests {
         #expect(try Seen.facts(own.path("disk.raw")).mode & 0o7777 == 0o444)
     }
 
+    @Test(.enabled(if: Fuse.isRoot, "only root's mounts are open to others by default"))
+    func aMountForAllOpensNoClosedDirectory() throws {
+        let (closed, inner) = (work.file("closed"), work.file("closed/inner"))
+        for directory in [closed, inner] { #expect(mkdir(directory, 0o755) == 0) }
+        let path = inner + "/disk.raw"
+        try HostFiles.write([UInt8](repeating: 1, count: 4096), to: path)
+        #expect(chmod(path, 0o644) == 0)
+        do {
+            let open = try Served(path)
+            #expect(try Seen.facts(open.path("disk.raw")).mode & 0o7777 == 0o444)
+        }
+        #expect(chmod(closed, 0o700) == 0)
+        let served = try Served(path)
+        #expect(try Seen.facts(served.path("disk.raw")).mode & 0o7777 == 0o400)
+        #expect(chmod(closed, 0o755) == 0 && chmod(inner, 0o700) == 0)
+        let directory = try Served(closed)
+        #expect(try Seen.facts(directory.path("inner")).mode & 0o7777 == 0o500)
+    }
+
     /// The parent lies on a mount whose server is stopped: opening waits for it, attributes and other images do not.
     @Test(.enabled(if: Tool.has("qemu-img"), "qemu-img is missing"))
     func aSlowImageKeepsNobodyElseWaiting() throws {

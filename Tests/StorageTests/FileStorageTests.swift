@@ -1,5 +1,6 @@
 import Bytes
 import CLinux
+import Glibc
 import Storage
 import SystemPackage
 import TestSupport
@@ -28,6 +29,22 @@ import Testing
         #expect(try read(storage, at: 5, count: 0).isEmpty)
         #expect(try storage.bytes(at: HostOffset(4_000), count: 17) == Array(content[4_000..<4_017]))
         #expect(failureKind { _ = try storage.bytes(at: HostOffset(9_999), count: 2) } == .corrupt)
+    }
+
+    /// The largest file of the host is a want of room: nothing that was written is doubtful.
+    @Test func aFileThatTheHostCannotMakeIsAWantOfRoom() throws {
+        let storage = try FileStorage(path: directory.write([1, 2, 3], to: "file"), isWritable: true)
+        do throws(ImageError) {
+            try storage.resize(to: UInt64(Int64.max) - 4095)
+            // A filesystem with files as large as this.
+            #expect(storage.size == UInt64(Int64.max) - 4095)
+        } catch {
+            #expect(error.kind == .noSpace && error.errno == EFBIG, "\(error)")
+            #expect(storage.size == 3)
+        }
+        try storage.resize(to: 2)
+        #expect(storage.size == 2)
+        #expect(try read(storage, at: 0, count: 3) == [1, 2])
     }
 
     @Test(arguments: [UInt64(Int64.max) - 1, UInt64(Int64.max), 1 << 63, .max])

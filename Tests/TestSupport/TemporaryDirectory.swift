@@ -11,6 +11,8 @@ package final class TemporaryDirectory: Sendable {
         var template = Array("\(parent)/platter-\(label).\(getpid()).XXXXXX".utf8CString)
         guard mkdtemp(&template) != nil else { throw HostFailure("cannot make a directory in \(parent)") }
         path = String(decoding: template.dropLast().map(UInt8.init(bitPattern:)), as: UTF8.self)
+        // A mount shows others nothing of what lies in a directory that is closed to them.
+        guard chmod(path, 0o755) == 0 else { throw HostFailure("cannot open a directory in \(parent)") }
     }
 
     deinit { HostFiles.removeTree(path) }

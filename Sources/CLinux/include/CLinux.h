@@ -69,6 +69,10 @@ int clinux_fallocate(int descriptor, int mode, int64_t offset, int64_t count);
 // 0, or -1 with errno.
 int clinux_start_writeback(int descriptor);
 
+// posix_fadvise(2) with POSIX_FADV_DONTNEED over the whole file: drops what the host keeps of it in memory and has written.
+// 0, or an error number.
+int clinux_forget_pages(int descriptor);
+
 // The size in bytes of a block device (BLKGETSIZE64). 0, or -1 with errno.
 int clinux_block_device_size(int descriptor, uint64_t *size);
 

@@ -137,7 +137,7 @@ extension QCOW2.Checker {
                 report.add(.corruption, "a snapshot does not record the size of its disk", at: position)
             }
             if bytes > 32 << 20 || !QCOW2.Header.isPlace(offset, bytes: bytes, alignedTo: clusterSize) {
-                addDamage("a snapshot's L1 table is at an impossible place", at: position)
+                addDamage("a snapshot's L1 table is at an impossible place", at: position, isPastEnd: true)
             } else if offset + bytes > fileSize, offset + bytes - fileSize >= clusterSize {
                 addDamage("a snapshot's L1 table lies past the end of the file", at: position, isPastEnd: true)
             } else {
@@ -176,7 +176,7 @@ extension QCOW2.Checker {
                 tables.add(offset, bytes: bytes)
                 clusters.add(offset, bytes: bytes.roundedUp(toPowerOfTwo: clusterSize) ?? bytes)
             } else {
-                addDamage("a bitmap's table is at an impossible place", at: position)
+                addDamage("a bitmap's table is at an impossible place", at: position, isPastEnd: true)
             }
             let rest = UInt64(span.big(UInt16.self, at: 18)) + UInt64(span.big(UInt32.self, at: 20))
             position += (24 + rest + 7) & ~7

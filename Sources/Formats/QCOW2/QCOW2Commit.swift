@@ -83,13 +83,15 @@ extension QCOW2.WriteState {
         guard !isSwitchFrozen, header.version >= 3, headerSector.count == 512 else { return }
         headerSector[79] |= UInt8(QCOW2.Incompatible.corrupt.rawValue)
         // That the image is not changed any more holds whether or not this succeeds.
-        do throws(ImageError) { try writeHeader() } catch { return }
+        do throws(ImageError) { try writeHeader(headerSector) } catch { return }
     }
 
-    /// Writes the header's first sector and makes it durable. Throws `.noSpace`, `.readOnly` and `.io`.
-    func writeHeader() throws(ImageError) {
-        try imageFile.write(at: HostOffset(0), headerSector)
+    /// Writes the header's first sector and makes it durable; it is what `headerSector` says then and not before, or a later
+    /// batch would write what was never reached. Throws `.noSpace`, `.readOnly` and `.io`.
+    func writeHeader(_ sector: [UInt8]) throws(ImageError) {
+        try imageFile.write(at: HostOffset(0), sector)
         try imageFile.flush()
+        headerSector = sector
     }
 
     /// What `FormatDriver.close` says: the file loses what was added in steps and not given out, then the dirty bit
@@ -103,7 +105,8 @@ extension QCOW2.WriteState {
         }
         guard isLazy, !health.isCorrupt, headerSector[79] & 1 == 1 else { return }
         try imageFile.flush()
-        headerSector[79] &= ~1
-        try writeHeader()
+        var sector = headerSector
+        sector[79] &= ~UInt8(QCOW2.Incompatible.dirty.rawValue)
+        try writeHeader(sector)
     }
 }

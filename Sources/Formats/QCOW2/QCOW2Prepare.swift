@@ -88,7 +88,6 @@ extension QCOW2.WriteState {
         sector[95] &= 2
         if isLazy { sector[79] |= UInt8(QCOW2.Incompatible.dirty.rawValue) }
         guard sector != headerSector else { return }
-        headerSector = sector
-        try writeHeader()
+        try writeHeader(sector)
     }
 }

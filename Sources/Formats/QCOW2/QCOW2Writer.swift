@@ -13,10 +13,11 @@ extension QCOW2 {
         /// Notes that nothing may be changed any more.
         func noteCorruption() { corrupt.store(true, ordering: .relaxed) }
 
-        /// Throws `.io` where nothing may be changed any more.
+        /// Throws `.corrupt` where nothing may be changed any more; not `.io`, after which what was changed before would not
+        /// be written out.
         func check() throws(ImageError) {
             guard isCorrupt else { return }
-            throw ImageError(.io, "the image was found corrupt and is not written any more; check it")
+            throw ImageError(.corrupt, "the image was found corrupt and is not written any more; check it")
         }
     }
 

@@ -190,8 +190,11 @@ package final class MetadataCache: Sendable {
         var failure: ImageError?
         withUnsafeTemporaryAllocation(byteCount: count * Self.pageBytes, alignment: 16) { buffer in
             do throws(ImageError) {
+                // The size before the read and after it: a writer may let the file grow or trim it meanwhile.
+                let before = storage.size
                 let read = try storage.read(at: HostOffset(offset), into: buffer)
-                let expected = storage.size > offset ? min(storage.size - offset, UInt64(buffer.count)) : 0
+                let size = min(before, storage.size)
+                let expected = size > offset ? min(size - offset, UInt64(buffer.count)) : 0
                 guard UInt64(read) >= expected else {
                     throw ImageError(.corrupt, "the file has become shorter while it was open", at: offset)
                 }

@@ -152,6 +152,14 @@ extension VHDSparseDriver {
             return [start]
         }
         let end = run.offset.rawValue + run.length
+        var starts: [UInt32] = []
+        var place = run.offset.rawValue
+        while place < end, let start = UInt32(exactly: place / 512), space.awaited.contains(start) {
+            starts.append(start)
+            place += table.runBytes
+        }
+        if place >= end { return starts }
+        // One that was cut has another behind it: looking at all is slow, and rare.
         return space.awaited.filter { UInt64($0) * 512 >= run.offset.rawValue && UInt64($0) * 512 < end }
     }
 

@@ -43,7 +43,7 @@ struct ListedMount: Sendable {
     static func all() throws(Failure) -> [ListedMount] {
         let entries = try MountTable.platter()
         let notes = RuntimeDirectory.entries()
-        let servers = entries.map { entry in notes.first { $0.device == entry.device }?.pid }
+        let servers = entries.map { entry in notes.first { $0.serves(entry) }?.pid }
         let users = MountUsers.of(entries.map(\.mountpoint), servers: servers)
         return entries.indices.map { ListedMount(entry: entries[$0], pid: servers[$0], users: users[$0]) }
     }

@@ -66,6 +66,7 @@ struct MountPlan: Sendable {
             source: source, mountpoint: mountpoint, isDirectoryMode: isDirectoryMode,
             disk: try settings.image.diskOptions(log: log), log: log)
         options.isWritable = settings.isWritable
+        options.disk.writesDataFile = settings.writesDataFile
         options.truncationDiscards = settings.truncationDiscards
         options.name = settings.name
         options.partitions = settings.showsPartitions

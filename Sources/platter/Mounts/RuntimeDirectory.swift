@@ -14,6 +14,9 @@ struct RuntimeEntry: Equatable, Sendable {
     /// The file that it was read from.
     var path = ""
 
+    /// The user whose server wrote it.
+    var owner: UInt32 = 0
+
     /// The text of the file: one fact a line.
     var text: String { "pid \(pid)\nstart \(startTime)\ndevice \(device)\nnoted \(noted)\n" }
 
@@ -38,6 +41,9 @@ struct RuntimeEntry: Equatable, Sendable {
         let noted = facts["noted"].flatMap { UInt64($0) } ?? 0
         self.init(pid: pid, startTime: start, device: device, noted: noted)
     }
+
+    /// Whether it is about this mount: who says that they serve it must be who mounted it.
+    func serves(_ mount: MountEntry) -> Bool { device == mount.device && mount.has("user_id=\(owner)") }
 
     /// Whether the process that wrote it still runs.
     var isAlive: Bool { RuntimeDirectory.startTime(of: pid) == startTime }
@@ -75,24 +81,55 @@ enum RuntimeDirectory {
     /// The notes of servers that still run, the latest first: this user's, and for root those of everybody. Notes that
     /// a killed server of this user left are removed.
     static func entries() -> [RuntimeEntry] {
-        var directories = [own].compactMap { $0 }
-        if geteuid() != 0 { directories.append("/run/platter") }
-        if geteuid() == 0 { directories += HostPath.names(in: "/run/user").map { "/run/user/\($0)/platter" } }
+        var directories = [own].compactMap { $0 }.map { ($0, geteuid()) }
+        if geteuid() != 0 { directories.append(("/run/platter", 0)) }
+        if geteuid() == 0 {
+            for name in HostPath.names(in: "/run/user") {
+                if let user = UInt32(name), user != 0 { directories.append(("/run/user/\(name)/platter", user)) }
+            }
+        }
         var result: [RuntimeEntry] = []
-        for directory in directories {
+        for (directory, owner) in directories {
             for name in HostPath.names(in: directory) {
                 let path = "\(directory)/\(name)"
-                guard let bytes = HostPath.contents(path, limit: 4096),
-                    var entry = RuntimeEntry(String(decoding: bytes, as: UTF8.self)), entry.isAlive
-                else {
+                guard let text = text(at: path, of: owner), var entry = RuntimeEntry(text), entry.isAlive else {
                     if directory == own, Int32(name) != nil { unlink(path) }
                     continue
                 }
-                entry.path = path
+                // What somebody says of a process of somebody else.
+                guard owner == 0 || user(of: entry.pid) == owner else { continue }
+                (entry.path, entry.owner) = (path, owner)
                 result.append(entry)
             }
         }
         return latestFirst(result)
+    }
+
+    /// The text of a note in a directory of `owner`, who may have put anything there: only what is a file of theirs is read,
+    /// through no link, and without waiting for a pipe.
+    private static func text(at path: String, of owner: UInt32) -> String? {
+        guard let slash = path.lastIndex(of: "/") else { return nil }
+        let directory = open(String(path[..<slash]), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+        guard directory >= 0 else { return nil }
+        defer { close(directory) }
+        let name = String(path[path.index(after: slash)...])
+        let file = openat(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
+        guard file >= 0 else { return nil }
+        defer { close(file) }
+        for descriptor in [directory, file] {
+            var facts = stat()
+            guard fstat(descriptor, &facts) == 0, facts.st_uid == owner else { return nil }
+            guard descriptor == directory || facts.st_mode & S_IFMT == S_IFREG else { return nil }
+        }
+        return HostPath.contents(of: file, limit: 4096).map { String(decoding: $0, as: UTF8.self) }
+    }
+
+    /// The user as whom a process runs; nil when there is none.
+    private static func user(of pid: Int32) -> UInt32? {
+        let bytes = HostPath.contents("/proc/\(pid)/status", limit: 4096) ?? []
+        let lines = bytes.split(separator: UInt8(ascii: "\n")).map { String(decoding: $0, as: UTF8.self) }
+        let fields = lines.first { $0.hasPrefix("Uid:") }?.split(separator: "\t") ?? []
+        return fields.count > 2 ? UInt32(fields[2]) : nil
     }
 
     /// Leaves word, in a note of this process, for whoever waits for its end: what was written last could not be saved.
@@ -106,10 +143,10 @@ enum RuntimeDirectory {
     /// The word that a server, which has ended, left about its last commit, which is then forgotten; nil when all was
     /// well, or nobody knows.
     static func takeFailure(of entry: RuntimeEntry) -> String? {
-        guard let bytes = HostPath.contents(entry.path, limit: 4096) else { return nil }
-        let text = String(decoding: bytes, as: UTF8.self)
+        guard let text = text(at: entry.path, of: entry.owner) else { return nil }
         guard RuntimeEntry(text)?.startTime == entry.startTime else { return nil }
-        unlink(entry.path)
+        // In another's directory the path may lead elsewhere by now. They tidy up themselves.
+        if entry.owner == geteuid() { unlink(entry.path) }
         let line = text.split(separator: "\n").first { $0.hasPrefix("failed ") }
         return line.map { String($0.dropFirst("failed ".count)) }
     }

@@ -54,7 +54,7 @@ struct Unmounter {
     /// Unmounts and, where asked or needed, waits for the server to end. Throws failures with the status of umount(8), and
     /// one when the server could not save what was written last.
     func run() throws(Failure) {
-        let note = RuntimeDirectory.entries().first { $0.device == entry.device }
+        let note = RuntimeDirectory.entries().first { $0.serves(entry) }
         let server = note?.pid ?? (waits ? pidThatTheMountNames() : nil)
         // Taken before the mount goes: afterwards the process id may soon be somebody else's.
         let handle = waits ? server.map { clinux_pidfd($0) } ?? -1 : -1

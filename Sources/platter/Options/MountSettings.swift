@@ -57,6 +57,8 @@ struct MountSettings: HasImageSettings {
     var wantsWriting = false
     /// `overlay=` was given.
     var overlay: Overlay?
+    /// A data file that the image names may be written.
+    var writesDataFile = false
     /// `truncate=discard` was given.
     var truncationDiscards = false
 
@@ -160,6 +162,9 @@ extension OptionTable where Settings == MountSettings {
             help: "leave the image as it is; write to FILE (qcow2), or with 'tmp' forget what was written"
         ) { settings, value, name throws(Failure) in
             settings.overlay = value == "tmp" ? .temporary : .file(try Values.text(value, name))
+        },
+        .toggle(keys: ["write-data-file"], help: "with -w, write also the data file that a qcow2 image names") {
+            $0.writesDataFile = true
         },
         Option(
             keys: ["truncate"], value: "WHAT",

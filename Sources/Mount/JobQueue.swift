@@ -1,10 +1,12 @@
 internal import Storage
 
-/// Changes that pass by the kernel's page cache of a disk, made by threads of their own.
+/// What may have to wait for the kernel or for a device, done by threads that nobody else waits for.
 ///
-/// Telling the kernel to drop pages waits for requests about those pages, which only the workers answer: a worker that
-/// waited itself could be the one that the kernel waits for. These threads serve nobody else and hold no lock.
-final class AsideQueue: Sendable {
+/// One queue has the changes that pass by the kernel's page cache of a disk. Telling the kernel to drop pages waits for
+/// requests about those pages, which only the workers answer: a worker that waited itself could be the one that the kernel
+/// waits for. Another has the host begin to write out, which may take as long as a writer is busy, and commits cannot wait
+/// for that. These threads hold no lock.
+final class JobQueue: Sendable {
     typealias Job = @Sendable (SessionHandle) -> Void
 
     private struct State {
