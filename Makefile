@@ -30,8 +30,8 @@ RELEASE = -c release --static-swift-stdlib $(SWIFT_FLAGS)
 PLATTER = .build/release/platter
 
 BUILD_PACKAGES = libfuse3-dev fuse3 libzstd-dev libdeflate-dev zlib1g-dev libssl-dev pkg-config
-TEST_PACKAGES = qemu-utils qemu-system-common fio e2fsprogs xfsprogs btrfs-progs dosfstools rsync xz-utils strace \
-	util-linux mount parted gdisk mandoc tar binutils procps
+TEST_PACKAGES = qemu-utils qemu-system-common libvhdi-utils fio e2fsprogs xfsprogs btrfs-progs dosfstools rsync xz-utils \
+	strace util-linux mount parted gdisk mandoc tar binutils procps
 DEMO_PACKAGES = qemu-utils e2fsprogs
 
 .PHONY: build run test deps build-deps test-deps demo-deps toolchain lint fuzz fuzz-slice torture torture-slice tsan bench \

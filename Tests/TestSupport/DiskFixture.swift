@@ -61,6 +61,11 @@ package struct DiskFixture: Sendable {
             }
             + extra
         self.init(name: name, files: files) { storages, isWritable in
+            // As a real file does when it is opened for writing: what is read may be in memory only, left there by a
+            // program that was killed before its barrier.
+            if isWritable {
+                for index in storages.indices where index == 0 || index >= formats.count { try storages[index].flush() }
+            }
             var opened: [(path: String, driver: any FormatDriver)] = []
             for (index, format) in formats.enumerated() {
                 let request = OpenRequest(

@@ -13,6 +13,10 @@ package struct DiskWorkload: Sendable {
     /// Every operation so far, for messages.
     package private(set) var story: [String] = []
 
+    /// Where this is not 0, half of the zeroes take whole units of so many bytes, and half of the writes go to the start of
+    /// one: space is given up and used again all the time.
+    package var unit = 0
+
     private var random: SeededRandom
     private var operation = 0
     /// Where operations like to go, so that they meet.
@@ -31,8 +35,8 @@ package struct DiskWorkload: Sendable {
         for _ in 0..<count {
             operation += 1
             switch random.next() % 32 {
-            case 0..<18: try write(range(largest: largest), on: disk, machine)
-            case 18..<25: try zero(range(largest: largest), on: disk, machine)
+            case 0..<18: try write(unitStart() ?? range(largest: largest), on: disk, machine)
+            case 18..<25: try zero(wholeUnits() ?? range(largest: largest), on: disk, machine)
             case 25..<30: try flush(disk, machine)
             case 30: try attempt("rest", on: disk, machine) { try disk.rest() }
             default: try attempt("housekeeping", on: disk, machine) { try disk.housekeep() }
@@ -50,7 +54,27 @@ package struct DiskWorkload: Sendable {
         if try attempt("finish", on: disk, machine, { try disk.finish() }) { model.flush(ended: machine.position) }
     }
 
+    /// Goes on in the next session: the first was killed at event `time`, and the disk shows `content` since.
+    package mutating func restart(at time: Int, showing content: SparseBytes) throws {
+        story.append("killed at event \(time)")
+        try model.restart(at: time, showing: content)
+    }
+
     // MARK: - Operations
+
+    /// One or two whole units; nil for any other range.
+    private mutating func wholeUnits() -> Range<Int>? {
+        guard unit > 0, unit <= model.size, random.next() % 2 == 0 else { return nil }
+        let start = Int.random(in: 0..<(model.size / unit), using: &random) * unit
+        return start..<min(start + unit * Int.random(in: 1...2, using: &random), model.size)
+    }
+
+    /// A few sectors at the start of a unit; nil for any other range.
+    private mutating func unitStart() -> Range<Int>? {
+        guard unit > 0, unit <= model.size, random.next() % 2 == 0 else { return nil }
+        let start = Int.random(in: 0..<(model.size / unit), using: &random) * unit
+        return start..<min(start + 512 * Int.random(in: 1...16, using: &random), model.size)
+    }
 
     /// Anything from one byte to `largest`, small ones and aligned ones more often.
     private mutating func range(largest: Int) -> Range<Int> {

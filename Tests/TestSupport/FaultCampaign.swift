@@ -14,6 +14,8 @@ package struct FaultCampaign: Sendable {
     package var limit: Int
     /// The largest operation in bytes.
     package var largest: Int
+    /// The unit of space that the workload gives up and uses again much (`DiskWorkload.unit`), in bytes, or 0.
+    package var unit = 0
 
     /// A campaign with at most `limit` values of *n* for each sort of failure.
     package init(
@@ -27,20 +29,31 @@ package struct FaultCampaign: Sendable {
         self.largest = largest
     }
 
+    /// A campaign that tries every *n*, with a workload of so few operations that it can.
+    package static func every(
+        _ fixture: DiskFixture, seed: UInt64 = Torture.seed, operations: Int, largest: Int = 96 << 10, unit: Int = 0
+    ) -> FaultCampaign {
+        var campaign = FaultCampaign(fixture, seed: seed, operations: operations, limit: .max, largest: largest)
+        campaign.unit = unit
+        return campaign
+    }
+
     /// Runs it, and returns how many sessions there were. Throws a `ContractViolation` that says which failure it was.
     @discardableResult
     package func run() throws -> Int {
         var sessions = 0
+        let machine = PowerCutMachine(fixture.files.map(\.content), names: fixture.files.map(\.name))
+        let content = try fixture.open(machine.storages, false).contents()
         for (fault, countsLooks) in [
             (FaultPlan.Fault.noSpaceOnce, false), (.noSpace, false), (.errorOnce, false), (.error, false),
             (.errorOnce, true), (.short, true),
         ] {
             let rehearsal = FaultPlan(failing: .max, as: fault, countsLooks: countsLooks)
-            try session(rehearsal, fault)
+            try session(content, rehearsal, fault)
             let total = rehearsal.operations
             for number in stride(from: 0, to: total, by: max(1, total / limit)) {
                 let plan = FaultPlan(failing: number, as: fault, countsLooks: countsLooks)
-                do { try session(plan, fault) } catch {
+                do { try session(content, plan, fault) } catch {
                     throw ContractViolation(
                         "\(error)\n  in \(fixture.name), seed \(seed), with \(fault) at operation \(number) of \(total)"
                     )
@@ -51,12 +64,12 @@ package struct FaultCampaign: Sendable {
         return sessions
     }
 
-    private func session(_ plan: FaultPlan, _ fault: FaultPlan.Fault) throws {
+    private func session(_ content: SparseBytes, _ plan: FaultPlan, _ fault: FaultPlan.Fault) throws {
         var random = SeededRandom(seed: seed)
         let names = fixture.files.map(\.name)
         let machine = PowerCutMachine(fixture.files.map(\.content), names: names)
-        var workload = DiskWorkload(
-            ModelDisk(try fixture.open(machine.storages, false).contents()), seed: random.next())
+        var workload = DiskWorkload(ModelDisk(content), seed: random.next())
+        workload.unit = unit
         workload.expectsFailures = true
         do {
             try write(&workload, on: machine, plan, isFull: fault == .noSpace || fault == .noSpaceOnce)
@@ -78,12 +91,12 @@ package struct FaultCampaign: Sendable {
         guard let disk = try opened(storages) else { return }
         try workload.run(operations, on: disk, machine, largest: largest)
         plan.heal()
-        try workload.model.verify(try disk.contents(), at: machine.position)
+        try workload.model.verify(try disk.contents(like: workload.model.latest), at: machine.position)
         // A full host spoils nothing: with room again everything works.
         if isFull { workload.expectsFailures = false }
         try workload.run(isFull ? 6 : 2, on: disk, machine, largest: 64 << 10)
         try workload.finish(disk, machine)
-        try workload.model.verify(try disk.contents(), at: machine.position)
+        try workload.model.verify(try disk.contents(like: workload.model.latest), at: machine.position)
     }
 
     private func opened(_ storages: [any Storage]) throws -> Disk? {
@@ -95,7 +108,8 @@ package struct FaultCampaign: Sendable {
     ) throws {
         let back = PowerCutMachine(state, names: fixture.files.map(\.name))
         do {
-            try model.verify(try fixture.open(back.storages, false).contents(), at: machine.position)
+            let content = try fixture.open(back.storages, false).contents(like: model.latest)
+            try model.verify(content, at: machine.position)
         } catch { throw ContractViolation("\(error)\n  \(when)") }
         try fixture.checkClean(back.storages, when)
     }

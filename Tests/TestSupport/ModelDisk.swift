@@ -70,6 +70,25 @@ package struct ModelDisk: Sendable {
     /// Notes a flush that succeeded: everything noted before is durable since event `ended`.
     package mutating func flush(ended: Int) { flushes.append(Flush(operations: operations.count, ended: ended)) }
 
+    /// Makes this the model of a disk whose writer was killed at event `time`: what came later has not happened, and the disk
+    /// shows `content` since, which is one of those that a loss of power could have left. Throws a `ContractViolation`
+    /// where it is not.
+    package mutating func restart(at time: Int, showing content: SparseBytes) throws {
+        try verify(content, at: time)
+        advance(to: time)
+        let kept = operations.firstIndex { $0.began > time } ?? operations.count
+        operations.removeSubrange(kept...)
+        for sector in Array(history.keys) { history[sector]?.removeAll { $0 >= kept } }
+        flushes.removeAll { $0.ended > time }
+        latest = newest
+        // What was in memory only, metadata above all, went with the process. What the disk shows instead is what a flush
+        // will make durable.
+        let before = latest
+        content.forEachDifference(from: before) { part, start in write(Array(part), at: start, began: time) }
+        newest = latest
+        applied = operations.count
+    }
+
     private mutating func note(_ offset: Int, _ count: Int, began: Int) {
         guard count > 0 else { return }
         let first = offset / Self.sectorBytes

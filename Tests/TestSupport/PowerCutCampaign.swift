@@ -1,7 +1,7 @@
 internal import Bytes
 internal import Disk
 internal import Formats
-internal import Storage
+package import Storage
 
 /// Writes an image, cuts the power at every moment and in many ways, and looks at what comes back.
 ///
@@ -30,6 +30,11 @@ package struct PowerCutCampaign: Sendable {
     package var largest: Int
     /// Whether the simulated filesystem can punch holes.
     package var canPunch = true
+    /// Whether a session is killed at some event, and another one goes on from what it left in memory, before the power is
+    /// cut: what the first did not flush can be lost under what the second has built on it.
+    package var kills = false
+    /// The unit of space that workloads give up and use again much (`DiskWorkload.unit`), in bytes, or 0.
+    package var unit = 0
 
     /// A campaign of about `states` states (or what the environment says, see `Torture`) over as many sessions as that takes.
     package init(
@@ -60,18 +65,42 @@ package struct PowerCutCampaign: Sendable {
         return counts
     }
 
-    /// How many states are taken from one session.
-    private static let statesPerSession = 400
+    /// How many states are taken from one session. After a kill they are fewer: what matters then is how the first session
+    /// ended.
+    private var statesPerSession: Int { kills ? 80 : 400 }
+
+    /// So many events after a kill are all looked at: until the first barrier the first session's writes can be lost.
+    private static let eventsAfterKill = 20
 
     /// One session and its states.
     private func session(_ seed: UInt64, _ counts: inout Counts) throws {
         var random = SeededRandom(seed: seed)
-        let machine = PowerCutMachine(
+        var machine = PowerCutMachine(
             fixture.files.map(\.content), names: fixture.files.map(\.name), canPunch: canPunch)
         var workload = DiskWorkload(ModelDisk(try content(of: machine)), seed: random.next())
+        workload.unit = unit
         try write(&workload, on: machine, finishes: random.next() % 3 == 0, random.next() % 4 == 0 ? 8 : operations)
-        let budget = min(Self.statesPerSession, states - counts.states)
-        try cut(machine, workload, budget: budget, depth: 0, &random, &counts)
+        var start = 0
+        if kills {
+            start = Int.random(in: 0...machine.position, using: &random)
+            machine = try goOn(&workload, from: machine.killed(after: start), at: start, &random)
+        }
+        let budget = min(statesPerSession, states - counts.states)
+        try cut(machine, workload, from: start, budget: budget, depth: 0, &random, &counts)
+    }
+
+    /// Writes on after the writer was killed at event `time`.
+    private func goOn(
+        _ workload: inout DiskWorkload, from machine: PowerCutMachine, at time: Int, _ random: inout SeededRandom
+    ) throws -> PowerCutMachine {
+        do {
+            try workload.restart(at: time, showing: try content(of: machine, like: workload.model.latest))
+            let disk = try fixture.open(machine.storages, true)
+            // With nothing written this is still the promise that what can be read is durable.
+            if Bool.random(using: &random) { try workload.flush(disk, machine) }
+            try workload.run(random.next() % 4 == 0 ? 8 : operations, on: disk, machine, largest: largest)
+        } catch { throw ContractViolation("\(error)\n  after \(workload.story.joined(separator: "\n    "))") }
+        return machine
     }
 
     private func write(
@@ -86,18 +115,19 @@ package struct PowerCutCampaign: Sendable {
 
     /// Looks at `budget` states of what has happened to `machine`.
     private func cut(
-        _ machine: PowerCutMachine, _ workload: DiskWorkload, budget: Int, depth: Int, _ random: inout SeededRandom,
-        _ counts: inout Counts
+        _ machine: PowerCutMachine, _ workload: DiskWorkload, from start: Int = 0, budget: Int, depth: Int,
+        _ random: inout SeededRandom, _ counts: inout Counts
     ) throws {
         var replay = PowerCutReplay(machine)
         var model = workload.model
         let total = machine.position
         var looked = 0
-        for moment in moments(total, budget: max(1, budget / 2), &random) {
+        for moment in moments(start...total, budget: max(1, budget / 2), &random) {
             replay.advance(to: moment)
             model.advance(to: moment)
             counts.moments += 1
-            for loss in losses(budget: budget, moments: min(total, max(1, budget / 2)), &random) where looked < budget {
+            for loss in losses(budget: budget, moments: min(total - start, max(1, budget / 2)), &random)
+            where looked < budget {
                 var stateRandom = SeededRandom(seed: random.next())
                 let state = replay.state(loss, using: &stateRandom)
                 do {
@@ -113,10 +143,11 @@ package struct PowerCutCampaign: Sendable {
     }
 
     /// The events to cut at, ascending: all of them where there are few.
-    private func moments(_ total: Int, budget: Int, _ random: inout SeededRandom) -> [Int] {
-        guard total > budget else { return Array(0...total) }
-        var chosen = Set((0..<budget).map { _ in Int.random(in: 0...total, using: &random) })
-        chosen.insert(total)
+    private func moments(_ all: ClosedRange<Int>, budget: Int, _ random: inout SeededRandom) -> [Int] {
+        guard all.upperBound - all.lowerBound > budget else { return Array(all) }
+        let first = kills ? min(budget / 2, Self.eventsAfterKill) : 0
+        var chosen = Set(all.prefix(first) + (first..<budget).map { _ in Int.random(in: all, using: &random) })
+        chosen.insert(all.upperBound)
         return chosen.sorted()
     }
 
@@ -150,6 +181,7 @@ package struct PowerCutCampaign: Sendable {
         _ counts: inout Counts
     ) throws {
         var workload = DiskWorkload(ModelDisk(shown), seed: random.next())
+        workload.unit = unit
         let isLong = depth == 0 && random.next() % 16 == 0
         let looksTwice = isLong || random.next() % 4 == 0
         do {
@@ -193,7 +225,7 @@ package struct PowerCutCampaign: Sendable {
 
 extension DiskFixture {
     /// Throws a `ContractViolation` where a check finds corruption.
-    func checkClean(_ storages: [any Storage], _ when: String) throws {
+    package func checkClean(_ storages: [any Storage], _ when: String) throws {
         let report = try check(storages)
         guard report.corruptions > 0 else { return }
         let first = report.findings.filter { $0.severity == .corruption }.prefix(3)

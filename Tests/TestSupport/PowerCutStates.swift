@@ -18,6 +18,18 @@ package enum Loss: Sendable, CaseIterable {
     case files
 }
 
+extension PowerCutMachine {
+    /// The machine as it goes on when the program that wrote was killed after `count` events: everything written until then
+    /// is there for the next program to see, and what was not flushed can still be lost with the power.
+    package func killed(after count: Int) -> PowerCutMachine {
+        var replay = PowerCutReplay(self)
+        replay.advance(to: count)
+        var random = SeededRandom(seed: 0)
+        return PowerCutMachine(
+            start, after: Array(log.prefix(count)), showing: replay.state(.nothing, using: &random), of: self)
+    }
+}
+
 /// Goes through what happened to a machine from the start to the end, and makes the states that it might come back with.
 package struct PowerCutReplay: Sendable {
     private let log: [PowerCutMachine.Event]
@@ -48,6 +60,9 @@ package struct PowerCutReplay: Sendable {
             position += 1
         }
     }
+
+    /// Whether a loss of power at the present position would lose nothing.
+    package var isDurable: Bool { pending.allSatisfy(\.isEmpty) }
 
     /// The files after a loss of power at the present position. The same generator makes the same state.
     package func state(_ loss: Loss, using random: inout SeededRandom) -> [SparseBytes] {

@@ -48,6 +48,14 @@ package final class PowerCutMachine: Sendable {
         self.canPunch = canPunch
     }
 
+    /// A machine on which `events` have happened since its files were `start`, which makes them `files`.
+    init(_ start: [SparseBytes], after events: [Event], showing files: [SparseBytes], of machine: PowerCutMachine) {
+        self.start = start
+        state = Mutex(State(files: files, log: events))
+        names = machine.names
+        canPunch = machine.canPunch
+    }
+
     /// The files, as the formats see them.
     package var storages: [any Storage] {
         names.enumerated().map {

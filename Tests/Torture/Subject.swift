@@ -9,25 +9,28 @@ struct Subject: Sendable {
     var operations = 40
     /// The largest operation in bytes.
     var largest = 4 << 20
+    /// The unit of space that is given up and used again much, in bytes, or 0.
+    var unit = 0
     /// Makes the image.
     var make: @Sendable () throws -> DiskFixture
 
     init(
-        _ format: String, operations: Int = 40, largest: Int = 4 << 20,
+        _ format: String, operations: Int = 40, largest: Int = 4 << 20, unit: Int = 0,
         _ make: @escaping @Sendable () throws -> DiskFixture
     ) {
         self.format = format
         self.operations = operations
         self.largest = largest
+        self.unit = unit
         self.make = make
     }
 
     /// An image that platter made, empty, or in use.
     init(
         _ format: any ImageFormat.Type, _ size: UInt64, _ options: [String: String] = [:], isUsed: Bool = false,
-        operations: Int = 40, largest: Int = 4 << 20
+        operations: Int = 40, largest: Int = 4 << 20, unit: Int = 0
     ) {
-        self.init(format.name, operations: operations, largest: largest) {
+        self.init(format.name, operations: operations, largest: largest, unit: unit) {
             let empty = try DiskFixture.created(format, size: size, options: options)
             return isUsed ? try empty.written(seed: 21) : empty
         }
@@ -38,6 +41,9 @@ struct Subject: Sendable {
 
     private static let raw = [Subject(Raw.self, 2 << 20, isUsed: true), Subject(Raw.self, 777_777, isUsed: true)]
 
+    // Those with a unit give up space and take it again all the time. They exist to find space that is used again before its
+    // drop is durable: in random ranges blocks are rarely given up whole, and then seldom taken again between two commits.
+
     private static let vhd = [
         Subject(VHD.self, 2 << 20, ["subformat": "fixed"], isUsed: true),
         Subject(VHD.self, 1 << 20, ["block_size": "8K"]),
@@ -45,6 +51,8 @@ struct Subject: Sendable {
         Subject(VHD.self, 5 << 20),
         Subject("vhd") { try .child(VHD.self, of: VHD.self, size: 2 << 20, options: ["block_size": "64K"]) },
         Subject("vhd") { try .child(VHD.self, of: VHD.self, size: 4 << 20) },
+        Subject(
+            VHD.self, 128 << 10, ["block_size": "8K"], isUsed: true, operations: 60, largest: 16 << 10, unit: 8 << 10),
     ]
 
     private static let vhdx = [
@@ -58,6 +66,12 @@ struct Subject: Sendable {
         },
         // So many batches that the log begins anew a few times.
         Subject(VHDX.self, 8 << 20, ["block_size": "1M", "log_size": "1M"], operations: 1500, largest: 16 << 10),
+        Subject(
+            VHDX.self, 6 << 20, ["block_size": "1M", "log_size": "1M"], isUsed: true, operations: 60, largest: 64 << 10,
+            unit: 1 << 20),
+        Subject("vhdx", operations: 60, largest: 64 << 10, unit: 1 << 20) {
+            try .child(VHDX.self, of: VHDX.self, size: 5 << 20, options: ["block_size": "1M", "log_size": "1M"])
+        },
     ]
 
     private static let qcow2 = [

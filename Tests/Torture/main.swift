@@ -5,8 +5,9 @@ internal import TSanSupport
 internal import TestSupport
 
 // The long campaigns: for each format PLATTER_TORTURE_STATES states after a loss of power (200,000 by default), spread over
-// many sorts of images; failing hosts; and many threads. Arguments choose the sorts whose names contain one of them, and of
-// the campaigns those that they name: "power", "faults", "threads". The status is 1 when anything was found.
+// many sorts of images, an eighth of them after a kill; failing hosts; and many threads. Arguments choose the sorts whose
+// names contain one of them, and of the campaigns those that they name: "power", "kills", "faults" (long workloads that fail
+// at some of their operations), "errors" (short ones that fail at each), "threads". The status is 1 when anything was found.
 
 /// What runs, and how it went.
 struct Run {
@@ -16,20 +17,23 @@ struct Run {
 
     /// Runs the chosen campaigns on one image; `share` states after a loss of power.
     mutating func torture(_ fixture: DiskFixture, _ subject: Subject, share: Int) {
-        if chosen.contains("power") {
-            var states = 0
-            attempt("\(fixture.name): loss of power") {
-                var campaign = PowerCutCampaign(fixture, operations: subject.operations, largest: subject.largest)
-                campaign.states = share
-                let counts = try campaign.run()
-                states = counts.states
-                return "\(counts.states) states, \(counts.second) of them of a second session"
-            }
-            totals[subject.format, default: 0] += states
-        }
+        if chosen.contains("power") { cutPower(fixture, subject, states: share - share / 8, kills: false) }
+        if chosen.contains("kills") { cutPower(fixture, subject, states: share / 8, kills: true) }
         if chosen.contains("faults") {
             attempt("\(fixture.name): failing host") {
                 "\(try FaultCampaign(fixture, limit: max(8, min(200, share / 100))).run()) sessions"
+            }
+        }
+        if chosen.contains("errors") {
+            attempt("\(fixture.name): a host that fails at each operation in turn") {
+                // A slice has shorter workloads; every operation of them fails all the same.
+                let (operations, rounds): (Int, UInt64) = share < 1000 ? (3, 1) : (16, 3)
+                let sessions = try (0..<rounds).map {
+                    try FaultCampaign.every(
+                        fixture, seed: Torture.seed &+ $0, operations: operations, unit: subject.unit
+                    ).run()
+                }
+                return "\(sessions.reduce(0, +)) sessions"
             }
         }
         if chosen.contains("threads") {
@@ -42,6 +46,19 @@ struct Run {
                 return "\(campaign.threads) of them, \(campaign.operations) operations each\(watched)"
             }
         }
+    }
+
+    /// Cuts the power, with `kills` after a first session was killed and a second one has gone on.
+    private mutating func cutPower(_ fixture: DiskFixture, _ subject: Subject, states: Int, kills: Bool) {
+        var seen = 0
+        attempt("\(fixture.name): loss of power\(kills ? " after a kill" : "")") {
+            var campaign = PowerCutCampaign(fixture, operations: subject.operations, largest: subject.largest)
+            (campaign.states, campaign.kills, campaign.unit) = (max(1, states), kills, subject.unit)
+            let counts = try campaign.run()
+            seen = counts.states
+            return "\(counts.states) states, \(counts.second) of them of a second session"
+        }
+        totals[subject.format, default: 0] += seen
     }
 
     /// Runs one campaign and says how it went.
@@ -62,7 +79,7 @@ struct Run {
     }
 }
 
-let campaigns = ["power", "faults", "threads"]
+let campaigns = ["power", "kills", "faults", "errors", "threads"]
 let arguments = Array(CommandLine.arguments.dropFirst())
 let named = arguments.filter { campaigns.contains($0) }
 let wanted = arguments.filter { !campaigns.contains($0) }
@@ -71,7 +88,8 @@ let states = Torture.states(200_000)
 var all = Run(chosen: Set(named.isEmpty ? campaigns : named))
 for subject in subjects {
     do {
-        let fixture = try subject.make()
+        var fixture = try subject.make()
+        if subject.unit > 0 { fixture.name += ", space used again" }
         guard wanted.isEmpty || wanted.contains(where: { fixture.name.contains($0) }) else { continue }
         let count = subjects.count { $0.format == subject.format }
         all.torture(fixture, subject, share: (states + count - 1) / count)

@@ -109,6 +109,23 @@ struct QCOW2PowerCutTests {
         try PowerCutCampaign(fixture, seed: 7, states: 30, largest: 300_000).run()
     }
 
+    @Test(arguments: [512, 65_536])
+    func aSessionAfterAKilledOne(cluster: Int) throws {
+        let fixture = try DiskFixture.created(
+            QCOW2.self, size: Self.size, options: ["cluster_size": "\(cluster)"]
+        ).written(seed: 3)
+        var campaign = PowerCutCampaign(fixture, seed: 1, states: 60, largest: 100_000)
+        campaign.kills = true
+        #expect(try campaign.run().states >= 60)
+    }
+
+    /// Every operation of a short session fails in turn: reads, writes, barriers, with EIO and for want of room.
+    @Test(arguments: [["cluster_size": "512", "compat": "0.10"], ["extended_l2": "on"]])
+    func aHostThatFailsAtEachOperation(options: [String: String]) throws {
+        let fixture = try DiskFixture.created(QCOW2.self, size: 256 << 10, options: options).written(seed: 5)
+        #expect(try FaultCampaign.every(fixture, operations: 3, largest: 20_000).run() > 40)
+    }
+
     /// Lazy refcounts: until the clean close the dirty bit says that refcounts may be wrong, and a writable open makes
     /// them right.
     @Test func lazyRefcounts() throws {

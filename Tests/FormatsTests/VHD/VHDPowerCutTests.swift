@@ -51,6 +51,29 @@ struct VHDPowerCutTests {
         try PowerCutCampaign(fixture, seed: 4, states: 80, largest: 30_000).run()
     }
 
+    /// Blocks are given up whole and others take their places at once. The campaign finds out a disk that hands a place on
+    /// before the table that no longer names it is durable.
+    @Test func spaceIsUsedAgainOnlyWhenItsDropIsDurable() throws {
+        let fixture = try DiskFixture.created(VHD.self, size: 131_072, options: ["block_size": "8K"]).written(seed: 21)
+        var campaign = PowerCutCampaign(fixture, seed: 1, states: 80, operations: 60, largest: 16 << 10)
+        campaign.unit = 8 << 10
+        #expect(try campaign.run().states >= 80)
+    }
+
+    @Test(arguments: ["8K", "512K"])
+    func whatAKilledSessionLeftIsSafeFromTheNextOne(block: String) throws {
+        let fixture = try DiskFixture.created(VHD.self, size: 1 << 20, options: ["block_size": block])
+        var campaign = PowerCutCampaign(fixture, seed: 1, states: 80, largest: 64 << 10)
+        campaign.kills = true
+        #expect(try campaign.run().states >= 80)
+    }
+
+    /// Every operation of a short session fails in turn: reads, writes, barriers, with EIO and for want of room.
+    @Test func hostMayFailAtEachOperation() throws {
+        let fixture = try DiskFixture.created(VHD.self, size: Self.size, options: ["block_size": "8K"]).written(seed: 5)
+        #expect(try FaultCampaign.every(fixture, operations: 5, largest: 20_000, unit: 8 << 10).run() > 40)
+    }
+
     /// An error at many operations in turn, and a host that is full: what was acknowledged stays, and nothing is corrupt.
     @Test func hostMayFailAtAnyOperationOnADynamicImage() throws {
         let fixture = try DiskFixture.created(VHD.self, size: Self.size, options: ["block_size": "8K"])

@@ -29,6 +29,33 @@ import Testing
         #expect(try PowerCutCampaign(Self.child(), seed: 2, states: 40, largest: 2 << 20).run().states >= 40)
     }
 
+    /// Blocks are given up whole and others take their places at once. The campaign finds out a disk that hands a place on
+    /// before the table that no longer names it is durable.
+    @Test func spaceIsUsedAgainOnlyWhenItsDropIsDurable() throws {
+        let fixture = try DiskFixture.created(
+            VHDX.self, size: Self.size, options: ["block_size": "1M", "log_size": "1M"]
+        ).written(seed: 21)
+        var campaign = PowerCutCampaign(fixture, seed: 1, states: 40, operations: 60, largest: 64 << 10)
+        campaign.unit = 1 << 20
+        #expect(try campaign.run().states >= 40)
+    }
+
+    @Test func whatAKilledSessionLeftIsSafeFromTheNextOne() throws {
+        let fixture = try DiskFixture.created(
+            VHDX.self, size: Self.size, options: ["block_size": "1M", "log_size": "1M"])
+        var campaign = PowerCutCampaign(fixture, seed: 1, states: 40, largest: 256 << 10)
+        campaign.kills = true
+        #expect(try campaign.run().states >= 40)
+    }
+
+    /// Every operation of a short session fails in turn: reads, writes, barriers, with EIO and for want of room.
+    @Test func aHostMayFailAtEachOperation() throws {
+        let fixture = try DiskFixture.created(
+            VHDX.self, size: 2 << 20, options: ["block_size": "1M", "log_size": "1M"]
+        ).written(seed: 5)
+        #expect(try FaultCampaign.every(fixture, operations: 3, unit: 1 << 20).run() > 40)
+    }
+
     @Test func aHostMayFailAtAnyOperation() throws {
         let fixture = try DiskFixture.created(
             VHDX.self, size: Self.size, options: ["block_size": "1M", "log_size": "1M"])
