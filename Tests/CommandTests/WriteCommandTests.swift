@@ -309,7 +309,8 @@ struct WriteCommandTests {
         let image = try created(
             "disk.\(format)", "-o", ["vhdx": "block_size=1M", "vhd": "subformat=dynamic"][format] ?? "cluster_size=64k")
         let mounted = try run(
-            "sh", "-c", "ulimit -f 14336; exec \"$@\"", "sh", Product.path, "-w", image, playground.mountpoint)
+            "sh", "-c", "ulimit -f \(format == "vhdx" ? 20480 : 14336); exec \"$@\"", "sh", Product.path, "-w", image,
+            playground.mountpoint)
         #expect(mounted.succeeded, "\(mounted)")
         try write(image)
         let filled = try run(
