@@ -113,7 +113,7 @@ fuzz: test-deps
 	Tests/Fuzz/run.sh $(SECONDS)
 
 fuzz-slice:
-	Tests/Fuzz/run.sh 5
+	FUZZ_SEED=1 Tests/Fuzz/run.sh 5
 
 # Loss of power, failing hosts and many threads on images of every sort (Tests/Torture), the threads once more under
 # ThreadSanitizer, mounts that are killed while they write, and long fuzzing.

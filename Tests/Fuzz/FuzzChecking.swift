@@ -28,7 +28,12 @@ func exerciseCheck(_ storage: any Storage, _ format: any ImageFormat.Type, _ rea
     let again = try format.check(request(scratch, isWritable: false), repairs: false)
     try ContractViolation.check(
         again.corruptions <= repaired.corruptions,
-        "\(repaired.corruptions) corruptions were left by a repair, and then there are \(again.corruptions)")
+        """
+        \(repaired.corruptions) corruptions were left by a repair, and then there are \(again.corruptions): \
+        \(again.findings.filter { finding in
+            !repaired.findings.contains { ($0.what, $0.offset) == (finding.what, finding.offset) }
+        }.prefix(4)) after \(repaired.findings.filter(\.isRepaired).prefix(4))
+        """)
 }
 
 /// Opens an image for writing and does what `Disk` does with the driver: plans, bytes, releases, commits. What was free of

@@ -2,7 +2,8 @@
 # run.sh SECONDS [TARGET...] - fuzz every parser, and whole images, for so many seconds each, with libFuzzer.
 #
 # The corpus starts from the shared images (PLATTER_SHARED/images, or ../shared/images beside the package) in their
-# packed form and is kept in .build-fuzz/corpus. A find is left in .build-fuzz/finds and makes the status 1.
+# packed form and is kept in .build-fuzz/corpus. A find is left in .build-fuzz/finds and makes the status 1. FUZZ_SEED makes
+# libFuzzer choose the same inputs each time: what everybody runs must not fail by chance.
 set -eu
 seconds=${1:?usage: run.sh SECONDS [TARGET...]}
 shift
@@ -65,7 +66,7 @@ for target in "$@"; do
     # shellcheck disable=SC2046  # the seeds' directories hold no spaces of ours
     PLATTER_FUZZ_TARGET=$target "$work/fuzz" "$work/corpus/$target" \
         $(find "$work/seeds/$seeds" -type d 2>/dev/null) \
-        -max_total_time="$seconds" -max_len=131072 -timeout=10 -rss_limit_mb=512 -print_final_stats=1 \
+        -max_total_time="$seconds" -seed="${FUZZ_SEED:-0}" -max_len=131072 -timeout=10 -rss_limit_mb=512 -print_final_stats=1 \
         -artifact_prefix="$work/finds/$target-" >"$work/logs/$target" 2>&1 || status=$?
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/logs/$target")
     peak=$(sed -n 's/^stat::peak_rss_mb: *//p' "$work/logs/$target")

@@ -83,7 +83,7 @@ extension QCOW2 {
         }
 
         /// Checks, and repairs where that was asked for. Throws `.unsupported`, `.noSpace` and `.io`.
-        func run() throws(ImageError) -> CheckReport {
+        func run(afterRebuild: Bool = false) throws(ImageError) -> CheckReport {
             noteFeatures()
             try countAll()
             try readRefcountTable()
@@ -91,6 +91,10 @@ extension QCOW2 {
             try checkCopiedFlags()
             if repairs, needsRebuild, namesPastEnd { return try withoutRepairs() }
             if repairs { try repair() }
+            // The old refcounts were references too, and what they shared with others is now theirs alone.
+            if repairs, needsRebuild, !afterRebuild {
+                _ = try QCOW2.Checker(storage, repairs: true).run(afterRebuild: true)
+            }
             if header.has(.corrupt) {
                 report.add(
                     .note, "a program that wrote to the image marked it as corrupt", at: 72,

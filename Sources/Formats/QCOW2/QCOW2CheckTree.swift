@@ -136,6 +136,9 @@ extension QCOW2.Checker {
             if header.version >= 3, extra < 16 {
                 report.add(.corruption, "a snapshot does not record the size of its disk", at: position)
             }
+            if extra > 1024 {
+                report.add(.corruption, "a snapshot has more than 1024 bytes of extra data", at: position)
+            }
             if bytes > 32 << 20 || !QCOW2.Header.isPlace(offset, bytes: bytes, alignedTo: clusterSize) {
                 addDamage("a snapshot's L1 table is at an impossible place", at: position, isPastEnd: true)
             } else if offset + bytes > fileSize, offset + bytes - fileSize >= clusterSize {
