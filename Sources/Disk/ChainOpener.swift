@@ -75,7 +75,7 @@ struct ChainOpener {
                 throw ImageError(.corrupt, "the image and its overlay are the same file")
             }
             try lock(file)
-            try settle(file)
+            try makeDurable(file)
             let format = try Self.format(of: file, named: options.format)
             let (driver, opened) = try driver(of: file, format, trusted: true)
             if !reference.identities.isEmpty { try reference.verify(driver.shape, of: overlay.shape) }
@@ -113,7 +113,7 @@ struct ChainOpener {
                 throw ImageError(.corrupt, "the image names a file that its chain already holds", file: path)
             }
             try lock(file, forWriting: isWritable)
-            try settle(file)
+            try makeDurable(file)
         }
         let files = driver.files
         guard let first = UInt16(exactly: table.count), table.count + files.count <= Int(UInt16.max) else {
@@ -125,7 +125,7 @@ struct ChainOpener {
 
     /// What lies below a layer that is written gets into it by fills, so it must not change back after a loss of power:
     /// whoever wrote it may have been killed before it was durable.
-    private func settle(_ file: FileStorage) throws(ImageError) {
+    private func makeDurable(_ file: FileStorage) throws(ImageError) {
         if options.writesTop, !file.isWritable { try file.makeDurable() }
     }
 
@@ -199,7 +199,7 @@ struct ChainOpener {
                 throw ImageError(.corrupt, "the image is its own parent: its chain comes back to this file")
             }
             try lock(file)
-            try settle(file)
+            try makeDurable(file)
             let (driver, opened) = try parentDriver(of: file, recorded: reference.format)
             if !reference.identities.isEmpty { try reference.verify(driver.shape, of: child.shape) }
             try add(driver, path: file.name, opened: opened)

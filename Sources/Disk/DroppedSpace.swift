@@ -20,10 +20,11 @@ struct DroppedSpace {
     /// Takes up to `limit` runs of the groups whose epochs are over, the oldest first.
     mutating func take(atMost limit: Int, _ isOver: (UInt64) -> Bool) -> [HostRun] {
         var taken: [HostRun] = []
-        while let group = waiting.first, taken.count < limit, isOver(group.epoch) {
-            let count = min(group.runs.count, limit - taken.count)
+        // Never a copy of a group: its list would be copied with the change, and it may be long.
+        while !waiting.isEmpty, taken.count < limit, isOver(waiting[0].epoch) {
+            let count = min(waiting[0].runs.count, limit - taken.count)
             // From the end, which costs nothing.
-            taken += group.runs.suffix(count)
+            taken += waiting[0].runs.suffix(count)
             waiting[0].runs.removeLast(count)
             if waiting[0].runs.isEmpty { waiting.removeFirst() }
         }

@@ -57,9 +57,10 @@ final class ServingThreads {
             guard let thread = run("platter-aside", { context.aside.run(session) }) else { return false }
             others.append(thread)
         }
-        guard let thread = run("platter-commit", { context.keeper.run() }) else { return false }
+        guard let keeper = run("platter-commit", { context.keeper.run() }) else { return false }
+        others.append(keeper)
+        guard let thread = run("platter-writeback", { context.writeback.run(session) }) else { return false }
         others.append(thread)
-        if let thread = run("platter-writeback", { context.writeback.run(session) }) { others.append(thread) }
         return true
     }
 

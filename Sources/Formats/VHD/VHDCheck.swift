@@ -187,7 +187,8 @@ struct VHDCheck {
             if !HostHoles.isHole(storage, from: place, to: place + table.runBytes) { lost += 1 }
             place += table.pitch
             let data: HostOffset?
-            do throws(ImageError) { data = try storage.nextData(from: HostOffset(place)) } catch { continue }
+            // Without an answer the rest would be asked for place by place, and may be terabytes.
+            do throws(ImageError) { data = try storage.nextData(from: HostOffset(place)) } catch { break }
             guard let data, data.rawValue < end else { break }
             place += (data.rawValue - place) / table.pitch * table.pitch
         }

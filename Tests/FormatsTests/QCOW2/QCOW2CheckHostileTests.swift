@@ -80,4 +80,15 @@ import Testing
         let found = try #require(report.findings.first { $0.offset == Self.table })
         #expect(found.what.contains("used \(16 + 16 * 8192) times"))
     }
+
+    @Test func aSnapshotThatNothingOpensIsAFinding() throws {
+        let storage = image(entries: 2, tables: 1, copies: 1)
+        storage.patch([UInt8](repeating: 0, count: Int(Self.cluster)), at: Self.table)
+        var length = [UInt8](repeating: 0, count: 4)
+        length.put(UInt32(2000), at: 0)
+        storage.patch(length, at: Self.snapshots + 36)
+        #expect(imageError { _ = try QCOW2.open(OpenRequest(storage: storage, companions: NoCompanions())) } != nil)
+        let report = try check(storage)
+        #expect(report.findings.contains { $0.what.contains("1024") && $0.severity == .corruption })
+    }
 }

@@ -118,7 +118,7 @@ struct QCOW2CheckTests {
 enum Damage: String, CaseIterable, Sendable {
     case dataRefcountZero, tableRefcountZero, headerRefcountZero, dataRefcountHigh, sharedRefcountLow
     case leakedCluster, entryFlagMissing, tableFlagMissing, flagOnShared
-    case blockZeroed, blockLost, blockMisaligned, blockOutside, blockReservedBits, blockIsData
+    case blockZeroed, blockLost, blockMisaligned, blockOutside, blockReservedBits, blockIsData, blockIsTable
     case tableOutside, dirtyBit, corruptBit
     case l1Reserved, l2Reserved, dataUnaligned, dataOutside, tableEntryOutside, subclusterBoth, compressedOutside
     case sameClusterTwice
@@ -145,7 +145,7 @@ enum Damage: String, CaseIterable, Sendable {
     var isCountedAsQEMUDoes: Bool {
         switch self {
         case .tableOutside, .tableEntryOutside, .subclusterBoth, .blockLost, .blockMisaligned, .blockOutside,
-            .blockReservedBits, .blockIsData, .dataUnaligned:
+            .blockReservedBits, .blockIsData, .blockIsTable, .dataUnaligned:
             false
         default: true
         }
@@ -197,6 +197,7 @@ enum Damage: String, CaseIterable, Sendable {
         case .blockOutside: image.put(1 << 40, at: image.table)
         case .blockReservedBits: image.put(image.block + 1, at: image.table)
         case .blockIsData: image.put(image.host(entry) << image.clusterBits, at: image.table)
+        case .blockIsTable: image.put(image.host(table) << image.clusterBits, at: image.table)
         case .tableOutside: image.put(1 << 40, at: 48)
         case .dirtyBit, .corruptBit:
             guard image.isNew else { return false }

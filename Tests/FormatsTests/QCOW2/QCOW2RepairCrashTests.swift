@@ -8,7 +8,8 @@ struct QCOW2RepairCrashTests {
     @Test(
         arguments: [
             Damage.dataRefcountZero, .dataRefcountHigh, .sharedRefcountLow, .leakedCluster, .entryFlagMissing,
-            .flagOnShared, .blockZeroed, .blockLost, .blockIsData, .tableOutside, .dirtyBit, .sameClusterTwice,
+            .flagOnShared, .blockZeroed, .blockLost, .blockIsData, .blockIsTable, .tableOutside, .dirtyBit,
+            .sameClusterTwice,
         ], [QCOW2CheckTests.Kind.plain, .narrow, .old])
     func everyStateCanBeRepaired(damage: Damage, kind: QCOW2CheckTests.Kind) throws {
         let directory = try TemporaryDirectory("repair")
