@@ -82,7 +82,7 @@ struct ChainOpener {
             guard driver.shape.virtualSize == overlay.shape.virtualSize else {
                 throw ImageError(
                     .corrupt, "the overlay was made for a disk of another size",
-                    detail: "\(overlay.shape.virtualSize) and \(driver.shape.virtualSize) bytes")
+                    detail: "\(overlay.shape.virtualSize) and \(driver.shape.virtualSize.counted("byte"))")
             }
             try add(driver, path: path, opened: opened)
         } catch { throw error.named(path) }
@@ -238,7 +238,7 @@ extension ParentReference {
         guard parent.logicalSectorSize == child.logicalSectorSize else {
             throw ImageError(
                 .corrupt, "the sectors of the parent have another size than those of the image above it",
-                detail: "\(parent.logicalSectorSize) and \(child.logicalSectorSize) bytes")
+                detail: "\(parent.logicalSectorSize) and \(child.logicalSectorSize.counted("byte"))")
         }
     }
 }

@@ -20,14 +20,14 @@ package struct DiskShape: Sendable {
     package var identity: GUID?
     /// What a user should know about the image, one sentence each ("the log was replayed in memory").
     package var remarks: [String]
-    /// Further facts for `platter info`, in order: names as on the format's own page, values as text.
-    package var facts: [(name: String, value: String)]
+    /// Further facts for `platter info`, in order.
+    package var facts: [Fact]
 
     /// Makes a shape; the parts that most formats lack have defaults.
     package init(
         virtualSize: UInt64, allocationUnit: UInt64, logicalSectorSize: UInt32 = 512,
         physicalSectorSize: UInt32 = 512, formatName: String, subformat: String, identity: GUID? = nil,
-        remarks: [String] = [], facts: [(name: String, value: String)] = []
+        remarks: [String] = [], facts: [Fact] = []
     ) {
         self.virtualSize = virtualSize
         self.allocationUnit = allocationUnit
@@ -39,6 +39,9 @@ package struct DiskShape: Sendable {
         self.remarks = remarks
         self.facts = facts
     }
+
+    /// Returns the value of the fact with a key; nil where the image has no such fact.
+    package func fact(_ key: String) -> Fact.Value? { facts.first { $0.key == key }?.value }
 }
 
 /// The image below this one, as the child names it. `Disk` finds, opens and verifies it.

@@ -1,3 +1,4 @@
+internal import Bytes
 internal import CFuse3
 internal import CLinux
 internal import Glibc
@@ -51,7 +52,7 @@ func onRead(
 private func logRead(_ request: fuse_req_t?, _ node: fuse_ino_t, _ size: Int, _ offset: off_t) {
     _ = Operations.withSystem(request) { system in
         guard system.context.options.debug else { return }
-        system.context.log.debug("READ node \(node), \(size) bytes at \(offset)")
+        system.context.log.debug("READ node \(node), \(size.counted("byte")) at \(offset)")
     }
 }
 

@@ -1,3 +1,4 @@
+internal import Bytes
 internal import CFuse3
 internal import Glibc
 internal import Logging
@@ -39,7 +40,7 @@ extension Operations {
     ) {
         _ = withSystem(request) { system in
             guard system.context.options.debug else { return }
-            system.context.log.debug("\(operation) node \(node), \(length) bytes at \(offset)")
+            system.context.log.debug("\(operation) node \(node), \(length.counted("byte")) at \(offset)")
         }
     }
 }

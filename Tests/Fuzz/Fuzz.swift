@@ -78,7 +78,7 @@ private func exercise(_ storage: any Storage, _ target: FuzzTarget) throws {
     for index in driver.snapshots.indices.prefix(4) {
         do { try exercise(try driver.openSnapshot(index)) } catch _ as ImageError {}
     }
-    _ = driver.shape.facts.map { "\($0.name) \($0.value)" } + driver.shape.remarks
+    _ = driver.shape.facts.map { "\($0.key) \($0.value)" } + driver.shape.remarks
     _ = driver.parent?.paths
 }
 

@@ -22,8 +22,13 @@ extension QCOW1 {
             self.parent = parent
             files = [cache.storage]
             decoder = DeflateDecoder(unitBytes: Int(header.clusterSize))
-            var facts = [(name: "version", value: "1"), (name: "cluster size", value: "\(header.clusterSize)")]
-            if let path = parent?.paths.first { facts.append((name: "backing file", value: path.text)) }
+            var facts = [
+                Fact("version", "version", .number(1)),
+                Fact("clusterSize", "cluster size", .bytes(header.clusterSize)),
+            ]
+            if let path = parent?.paths.first {
+                facts.append(Fact("backingFile", "backing file", .text(path.text)))
+            }
             shape = DiskShape(
                 virtualSize: header.virtualSize, allocationUnit: header.clusterSize, formatName: QCOW1.name,
                 subformat: "v1", facts: facts)

@@ -150,13 +150,14 @@ extension QCOW2.Checker {
             // A right count does not help where a table and something else are in one cluster.
             let isShared = counts.marks(of: cluster).isSuperset(of: [.overlaps, .exclusive]) && !isMoved
             report.add(
-                refcountSeverity, "a cluster is used \(counted) times, and its refcount is \(stored)", at: place,
+                refcountSeverity, "a cluster is used \(counted.counted("time")), and its refcount is \(stored)",
+                at: place,
                 isRepaired: repairs && left <= largestRefcount && !isShared)
             return
         }
         if stored > counted {
             report.add(
-                .leak, "a cluster is used \(counted) times, and its refcount is \(stored)", at: place,
+                .leak, "a cluster is used \(counted.counted("time")), and its refcount is \(stored)", at: place,
                 isRepaired: repairs && !isTreeDamaged)
         }
         let marks = counts.marks(of: cluster)

@@ -124,7 +124,8 @@ extension QCOW2.Checker {
         for index in 0..<header.snapshotCount {
             guard storage.holds(HostOffset(position), count: 40), position - header.snapshotsOffset <= 64 << 20 else {
                 addDamage(
-                    "the snapshot table ends after \(index) of \(header.snapshotCount) snapshots", at: position,
+                    "the snapshot table ends after \(index) of \(header.snapshotCount.counted("snapshot"))",
+                    at: position,
                     isPastEnd: true)
                 break
             }

@@ -103,7 +103,8 @@ extension QCOW2 {
             case .new, .v3: version = 3
             }
             guard let size = request.virtualSize.roundedUp(toPowerOfTwo: 512), size <= UInt64(Int64.max) else {
-                throw ImageError(.outOfRange, "the disk is impossibly large", detail: "\(request.virtualSize) bytes")
+                throw ImageError(
+                    .outOfRange, "the disk is impossibly large", detail: request.virtualSize.counted("byte"))
             }
             virtualSize = size
             let cluster = try values.bytes("cluster_size") ?? 65_536

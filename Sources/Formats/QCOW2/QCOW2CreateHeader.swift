@@ -30,7 +30,7 @@ extension QCOW2 {
             guard UInt64(result.count + name.count) <= settings.clusterSize else {
                 throw ImageError(
                     .outOfRange, "the names of the parent and the data file do not fit the first cluster",
-                    detail: "\(settings.clusterSize) bytes")
+                    detail: settings.clusterSize.counted("byte"))
             }
             if !name.isEmpty {
                 store(UInt64(result.count), at: 8)

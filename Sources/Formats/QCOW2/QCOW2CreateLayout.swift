@@ -62,7 +62,7 @@ extension QCOW2 {
         private static func tooLarge(_ settings: CreateSettings) -> ImageError {
             ImageError(
                 .outOfRange, "the disk is too large for this cluster size; choose a larger cluster_size",
-                detail: "\(settings.virtualSize) bytes in clusters of \(settings.clusterSize)")
+                detail: "\(settings.virtualSize.counted("byte")) in clusters of \(settings.clusterSize)")
         }
 
         /// Writes all tables but the header into a file that has its full size and is zero. Throws `.noSpace` and `.io`.

@@ -26,36 +26,38 @@ extension QCOW2 {
 
     private static func facts(
         _ header: Header, _ extensions: Extensions, _ parent: ParentReference?, _ snapshots: SnapshotTable
-    ) -> [(name: String, value: String)] {
-        let names = extensions.featureNames
+    ) -> [Fact] {
         var facts = [
-            (name: "version", value: "\(header.version)"),
-            (name: "cluster size", value: "\(header.clusterSize)"),
-            (name: "compression type", value: "\(header.compression)"),
-            (name: "refcount bits", value: "\(UInt64(1) << UInt64(header.refcountOrder))"),
-            (name: "lazy refcounts", value: yes(header.compatible & 1 == 1)),
-            (name: "dirty", value: yes(header.has(.dirty))),
-            (name: "corrupt", value: yes(header.has(.corrupt))),
-            (name: "extended L2", value: yes(header.has(.extendedL2))),
+            Fact("version", "version", .number(UInt64(header.version))),
+            Fact("clusterSize", "cluster size", .bytes(header.clusterSize)),
+            Fact("compressionType", "compression type", .text("\(header.compression)")),
+            Fact("refcountBits", "refcount bits", .number(UInt64(1) << UInt64(header.refcountOrder))),
+            Fact("lazyRefcounts", "lazy refcounts", .flag(header.compatible & 1 == 1)),
+            Fact("dirty", "dirty", .flag(header.has(.dirty))),
+            Fact("corrupt", "corrupt", .flag(header.has(.corrupt))),
+            Fact("extendedL2", "extended L2", .flag(header.has(.extendedL2))),
         ]
-        for (set, bits) in [
-            (FeatureSet.incompatible, header.incompatible), (.compatible, header.compatible),
-            (.autoclear, header.autoclear),
-        ] where bits != 0 {
-            facts.append((name: "\(set) features", value: names.names(set, in: bits).joined(separator: ", ")))
-        }
+        facts += features(header, extensions.featureNames)
         if header.has(.externalDataFile), let name = extensions.dataFileName {
-            facts.append((name: "data file", value: name))
-            facts.append((name: "data file is raw", value: yes(header.autoclear & 2 == 2)))
+            facts.append(Fact("dataFile", "data file", .text(name)))
+            facts.append(Fact("dataFileRaw", "data file is raw", .flag(header.autoclear & 2 == 2)))
         }
         if let path = parent?.paths.first {
-            facts.append((name: "backing file", value: path.text))
-            facts.append((name: "backing format", value: parent?.format ?? "not recorded"))
+            facts.append(Fact("backingFile", "backing file", .text(path.text)))
+            facts.append(Fact("backingFormat", "backing format", (parent?.format).map { .text($0) } ?? .absent))
         }
-        if extensions.bitmapCount > 0 { facts.append((name: "bitmaps", value: "\(extensions.bitmapCount)")) }
-        facts.append((name: "snapshots", value: "\(snapshots.entries.count)"))
+        facts.append(Fact("bitmaps", "bitmaps", .number(UInt64(extensions.bitmapCount))))
+        facts.append(Fact("snapshots", "snapshots", .number(UInt64(snapshots.entries.count))))
         return facts
     }
 
-    private static func yes(_ value: Bool) -> String { value ? "yes" : "no" }
+    /// The feature bits that are set, by name, in the three sets that the header has.
+    private static func features(_ header: Header, _ names: FeatureNames) -> [Fact] {
+        let sets: [(FeatureSet, UInt64)] = [
+            (.incompatible, header.incompatible), (.compatible, header.compatible), (.autoclear, header.autoclear),
+        ]
+        return sets.filter { $0.1 != 0 }.map { set, bits in
+            Fact("\(set)Features", "\(set) features", .list(names.names(set, in: bits)))
+        }
+    }
 }

@@ -123,10 +123,12 @@ extension QCOW2 {
                 throw ImageError(.malformed, "the refcount width is above 64 bits", detail: "order \(refcountOrder)")
             }
             guard headerLength >= 104 || version == 2 else {
-                throw ImageError(.malformed, "the header's own length is too small", detail: "\(headerLength) bytes")
+                throw ImageError(
+                    .malformed, "the header's own length is too small", detail: headerLength.counted("byte"))
             }
             guard headerLength <= clusterSize else {
-                throw ImageError(.malformed, "the header is longer than a cluster", detail: "\(headerLength) bytes")
+                throw ImageError(
+                    .malformed, "the header is longer than a cluster", detail: headerLength.counted("byte"))
             }
             guard UInt64(l1Size) * 8 <= 32 << 20 else {
                 throw ImageError(.malformed, "the L1 table is larger than 32 MiB")

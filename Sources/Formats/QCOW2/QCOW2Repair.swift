@@ -11,7 +11,7 @@ extension QCOW2 {
         guard report.corruptions == 0 else {
             throw ImageError(
                 .corrupt, "the image is damaged and cannot be written to; platter check says how",
-                detail: "\(report.corruptions) findings")
+                detail: report.corruptions.counted("finding"))
         }
         return report
     }

@@ -40,7 +40,7 @@ extension QCOW2 {
             var position = header.snapshotsOffset
             for index in 0..<header.snapshotCount {
                 guard let entry = try Self.entry(at: position, cache, header) else {
-                    damage = "The snapshot table ends after \(index) of \(header.snapshotCount) snapshots."
+                    damage = "The snapshot table ends after \(index) of \(header.snapshotCount.counted("snapshot"))."
                     return
                 }
                 entries.append(entry.entry)

@@ -16,7 +16,7 @@ extension Raw {
             throw ImageError(.unsupported, "a raw disk cannot have a parent; make a qcow2, VHD or VHDX image instead")
         }
         guard request.virtualSize <= UInt64(Int64.max) else {
-            throw ImageError(.outOfRange, "no file can be that large", detail: "\(request.virtualSize) bytes")
+            throw ImageError(.outOfRange, "no file can be that large", detail: request.virtualSize.counted("byte"))
         }
         let values = OptionValues(request.options)
         let storage = request.storage

@@ -39,7 +39,7 @@ package enum VHD: ImageFormat {
         guard size <= footers.dataEnd else {
             throw ImageError(
                 .corrupt, "the file ends before the disk does; it was cut short, or -o vhd-size=chs fits it",
-                detail: "\(footers.dataEnd) of \(size) bytes")
+                detail: "\(footers.dataEnd) of \(size.counted("byte"))")
         }
         if request.isWritable { try VHDWritable.check(footers) }
         var shape = VHDDescription.shape(footers, request.options, allocationUnit: 4096)

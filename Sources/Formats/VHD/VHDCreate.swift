@@ -99,10 +99,11 @@ struct VHDCreate {
         var size = request.virtualSize
         guard size > 0, size % 512 == 0 else {
             throw ImageError(
-                .outOfRange, "the size of a VHD is a multiple of 512 bytes, and not zero", detail: "\(size) bytes")
+                .outOfRange, "the size of a VHD is a multiple of 512 bytes, and not zero", detail: size.counted("byte"))
         }
         guard size <= largestSize else {
-            throw ImageError(.outOfRange, "a VHD cannot be larger than 2040 GiB; make a VHDX", detail: "\(size) bytes")
+            throw ImageError(
+                .outOfRange, "a VHD cannot be larger than 2040 GiB; make a VHDX", detail: size.counted("byte"))
         }
         switch request.options["force_size"] {
         case nil, "on": break

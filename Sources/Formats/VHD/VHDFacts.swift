@@ -19,44 +19,38 @@ enum VHDDescription {
         else { return [] }
         let other = options.vhdSize == .current ? "chs" : "current"
         return [
-            "the current size is \(footer.currentSize) bytes, the geometry's \(geometry); "
+            "the current size is \(footer.currentSize.counted("byte")), the geometry's \(geometry); "
                 + "\(options.vhdSize == .current ? "the first" : "the second") is used (-o vhd-size=\(other) uses the other)"
         ]
     }
 
     /// What every footer says.
-    static func facts(_ footers: VHDFooters) -> [(name: String, value: String)] {
+    static func facts(_ footers: VHDFooters) -> [Fact] {
         let footer = footers.footer
-        var facts = [
-            (name: "creator", value: characters(footer.creator)),
-            (
-                name: "creator version",
-                value: "\(footer.creatorVersion >> 16).\(footer.creatorVersion & 0xFFFF)"
-            ),
-            (name: "created", value: date(footer.timestamp)),
-            (name: "unique id", value: footer.uniqueID.plainText),
-            (name: "current size", value: String(footer.currentSize)),
-            (name: "original size", value: String(footer.originalSize)),
-            (
-                name: "geometry",
-                value: "\(footer.cylinders) x \(footer.heads) x \(footer.sectorsPerTrack)"
-            ),
+        let version = "\(footer.creatorVersion >> 16).\(footer.creatorVersion & 0xFFFF)"
+        return [
+            Fact("creator", "creator", .text(characters(footer.creator))),
+            Fact("creatorVersion", "creator version", .text(version)),
+            Fact("created", "created", .text(date(footer.timestamp))),
+            Fact("uniqueId", "unique id", .text(footer.uniqueID.plainText)),
+            Fact("currentSize", "current size", .bytes(footer.currentSize)),
+            Fact("originalSize", "original size", .bytes(footer.originalSize)),
+            Fact("cylinders", "cylinders", .number(UInt64(footer.cylinders))),
+            Fact("heads", "heads", .number(UInt64(footer.heads))),
+            Fact("sectorsPerTrack", "sectors per track", .number(UInt64(footer.sectorsPerTrack))),
+            Fact("savedState", "saved state", .flag(footer.isSavedState)),
+            Fact("footerSize", "footer size", .bytes(footers.place == .shortEnd ? 511 : 512)),
         ]
-        if footer.isSavedState { facts.append((name: "saved state", value: "yes")) }
-        if footers.place == .shortEnd { facts.append((name: "footer", value: "511 bytes")) }
-        return facts
     }
 
     /// What a dynamic header adds.
-    static func facts(
-        _ header: VHDDynamicHeader, hasBatmap: Bool, parent: VHDParent?
-    ) -> [(name: String, value: String)] {
+    static func facts(_ header: VHDDynamicHeader, hasBatmap: Bool, parent: VHDParent?) -> [Fact] {
         var facts = [
-            (name: "block size", value: String(header.blockSize)),
-            (name: "table entries", value: String(header.maxTableEntries)),
+            Fact("blockSize", "block size", .bytes(UInt64(header.blockSize))),
+            Fact("tableEntries", "table entries", .number(UInt64(header.maxTableEntries))),
+            Fact("batmap", "batmap", .flag(hasBatmap)),
         ]
-        if hasBatmap { facts.append((name: "batmap", value: "yes")) }
-        if parent != nil { facts.append((name: "parent unique id", value: header.parentID.plainText)) }
+        if parent != nil { facts.append(Fact("parentUniqueId", "parent unique id", .text(header.parentID.plainText))) }
         return facts
     }
 

@@ -53,10 +53,10 @@ struct VHDParent {
         guard length > 0 else { return nil }
         guard storage.holds(HostOffset(offset), count: UInt64(length)) else {
             throw ImageError(
-                .corrupt, "a parent locator lies outside the file", at: offset, detail: "\(length) bytes")
+                .corrupt, "a parent locator lies outside the file", at: offset, detail: length.counted("byte"))
         }
         guard length <= Self.longestText else {
-            throw ImageError(.malformed, "a parent locator is too long", at: offset, detail: "\(length) bytes")
+            throw ImageError(.malformed, "a parent locator is too long", at: offset, detail: length.counted("byte"))
         }
         let space = spaceBytes(entry)
         guard space == 0 || UInt64(length) <= space else {

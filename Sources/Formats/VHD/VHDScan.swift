@@ -39,7 +39,7 @@ struct VHDOwnership {
         guard count <= Self.largest else {
             throw ImageError(
                 .unsupported, "the blocks are too small for a file of this size to be checked or written",
-                detail: "\(table.blockSize) bytes")
+                detail: table.blockSize.counted("byte"))
         }
         starts = [UInt32](repeating: 0, count: Int(count))
     }

@@ -33,12 +33,14 @@ struct VHDTable: BitwiseCopyable, Sendable {
         guard entries * UInt64(header.blockSize) >= virtualSize else {
             throw ImageError(
                 .corrupt, "the block allocation table is too short for the disk's size", at: header.tableOffset,
-                detail: "\(entries) blocks of \(header.blockSize) bytes for \(virtualSize) bytes")
+                detail:
+                    "\(entries.counted("block")) of \(header.blockSize.counted("byte")) for \(virtualSize.counted("byte"))"
+            )
         }
         guard let end = header.tableOffset.checkedAdding(entries * 4), end <= dataEnd else {
             throw ImageError(
                 .corrupt, "the block allocation table does not lie in the file", at: header.tableOffset,
-                detail: "\(entries) entries")
+                detail: entries.counted("entry", "entries"))
         }
         self.init(
             offset: header.tableOffset, entryCount: entries, blockSize: UInt64(header.blockSize),

@@ -97,7 +97,7 @@ struct VHDXCheckBlocks {
                 continue
             }
             report.add(
-                .leak, "\(count) MiB of the file belong to nothing", at: free.lowerBound * VHDX.unit, count: count)
+                .leak, "\(count) MiB of the file that nothing uses", at: free.lowerBound * VHDX.unit, count: count)
         }
         if spare > 0 { report.add(.note, "\(spare) MiB of the file are free and take no space") }
         if room > 0 { report.add(.note, "\(room) MiB between the regions and the first block are free") }

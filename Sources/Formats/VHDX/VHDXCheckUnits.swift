@@ -15,7 +15,7 @@ struct VHDXCheckUnits {
         count = fileSize.dividedRoundingUp(by: VHDX.unit)
         guard count <= Self.maximumCount else {
             throw ImageError(
-                .unsupported, "the file is longer than 256 TiB, which no VHDX needs", detail: "\(fileSize) bytes")
+                .unsupported, "the file is longer than 256 TiB, which no VHDX needs", detail: fileSize.counted("byte"))
         }
         words = [UInt64](repeating: 0, count: Int(count.dividedRoundingUp(by: 64)))
     }

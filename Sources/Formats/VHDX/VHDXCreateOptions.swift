@@ -88,7 +88,7 @@ struct VHDXCreateOptions {
         guard parent.shape.logicalSectorSize == logicalSectorSize else {
             throw ImageError(
                 .unsupported, "the sectors of a disk and of its parent have to be of one size",
-                detail: "the parent's have \(parent.shape.logicalSectorSize) bytes")
+                detail: "the parent's have \(parent.shape.logicalSectorSize.counted("byte"))")
         }
         guard !isFixed else { throw ImageError(.unsupported, "a differencing VHDX cannot be fixed") }
         guard !startsAsZero else {
@@ -109,12 +109,13 @@ struct VHDXCreateOptions {
         let size = request.virtualSize == 0 ? request.parent?.shape.virtualSize ?? 0 : request.virtualSize
         guard size > 0 else { throw ImageError(.outOfRange, "the disk has no size") }
         guard size <= maximumSize else {
-            throw ImageError(.outOfRange, "a VHDX cannot be larger than 64 TiB; make a qcow2", detail: "\(size) bytes")
+            throw ImageError(
+                .outOfRange, "a VHDX cannot be larger than 64 TiB; make a qcow2", detail: size.counted("byte"))
         }
         guard size % UInt64(sector) == 0 else {
             throw ImageError(
                 .outOfRange, "the disk's size is not a multiple of its sectors",
-                detail: "\(size) bytes, \(sector) a sector")
+                detail: "\(size.counted("byte")), \(sector) a sector")
         }
         return size
     }

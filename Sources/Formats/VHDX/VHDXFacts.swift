@@ -32,31 +32,37 @@ extension VHDXFoundation {
         return remarks
     }
 
-    private var logState: String {
-        guard header.logLength > 0 else { return "none" }
-        guard let replay else { return "clean" }
-        let entries = "\(replay.entryCount) \(replay.entryCount == 1 ? "entry" : "entries")"
-        return replay.changeCount > 0 ? "dirty, \(entries) replayed in memory" : "open without changes, \(entries)"
+    /// The state of the log in one word, and how many entries of it count.
+    private var logFacts: [Fact] {
+        let state =
+            if header.logLength == 0 { "none" } else if let replay { replay.changeCount > 0 ? "dirty" : "open" } else {
+                "clean"
+            }
+        var facts = [Fact("log", "log", .text(state))]
+        if let replay { facts.append(Fact("logEntries", "log entries", .number(UInt64(replay.entryCount)))) }
+        facts.append(Fact("logSize", "log size", .bytes(UInt64(header.logLength))))
+        if header.hasLog { facts.append(Fact("logGuid", "log GUID", .text(header.logGUID.microsoftText))) }
+        return facts
     }
 
-    private func facts() throws(ImageError) -> [(name: String, value: String)] {
-        var facts: [(name: String, value: String)] = []
-        if let creator = try VHDXHeader.creator(of: storage) { facts.append(("creator", creator)) }
+    private func facts() throws(ImageError) -> [Fact] {
+        var facts: [Fact] = []
+        if let creator = try VHDXHeader.creator(of: storage) {
+            facts.append(Fact("creator", "creator", .text(creator)))
+        }
         facts += [
-            ("type", subformat),
-            ("block size", "\(metadata.blockSize)"),
-            ("logical sector size", "\(metadata.logicalSectorSize)"),
-            ("physical sector size", "\(metadata.physicalSectorSize)"),
-            ("virtual disk ID", metadata.diskID.microsoftText),
-            ("file write GUID", header.fileWriteGUID.microsoftText),
-            ("data write GUID", header.dataWriteGUID.microsoftText),
-            ("header", "\(header.slot), sequence number \(header.sequence)"),
-            ("log", logState),
-            ("log size", "\(header.logLength)"),
+            Fact("blockSize", "block size", .bytes(metadata.blockSize)),
+            Fact("virtualDiskId", "virtual disk ID", .text(metadata.diskID.microsoftText)),
+            Fact("fileWriteGuid", "file write GUID", .text(header.fileWriteGUID.microsoftText)),
+            Fact("dataWriteGuid", "data write GUID", .text(header.dataWriteGUID.microsoftText)),
+            Fact("header", "header in use", .number(UInt64(header.slot))),
+            Fact("sequenceNumber", "sequence number", .number(header.sequence)),
         ]
-        if header.hasLog { facts.append(("log GUID", header.logGUID.microsoftText)) }
-        if regions.unknownCount > 0 { facts.append(("unknown regions", "\(regions.unknownCount)")) }
-        if metadata.unknownCount > 0 { facts.append(("unknown metadata items", "\(metadata.unknownCount)")) }
+        facts += logFacts
+        facts += [
+            Fact("unknownRegions", "unknown regions", .number(UInt64(regions.unknownCount))),
+            Fact("unknownMetadataItems", "unknown metadata items", .number(UInt64(metadata.unknownCount))),
+        ]
         return facts
     }
 }

@@ -107,7 +107,7 @@ struct VHDXHeader {
             throw ImageError(.malformed, "the log lies within the header section or past every file", at: logOffset)
         }
         guard logLength <= Self.maximumLogBytes else {
-            throw ImageError(.unsupported, "the log is longer than 1 GiB", detail: "\(logLength) bytes")
+            throw ImageError(.unsupported, "the log is longer than 1 GiB", detail: logLength.counted("byte"))
         }
     }
 

@@ -33,7 +33,7 @@ struct VHDXMetadata {
         leavesBlocksAllocated = flags & 1 != 0 && !hasParent
         guard blockSize.isPowerOfTwo, (VHDX.unit...(256 << 20)).contains(blockSize) else {
             throw ImageError(
-                .malformed, "the block size is not a power of two from 1 to 256 MiB", detail: "\(blockSize) bytes")
+                .malformed, "the block size is not a power of two from 1 to 256 MiB", detail: blockSize.counted("byte"))
         }
         let logical = try table.read(.logicalSectorSize, count: 4, storage)
         logicalSectorSize = logical.span.bytes.little(at: 0)
@@ -41,20 +41,22 @@ struct VHDXMetadata {
         physicalSectorSize = physical.span.bytes.little(at: 0)
         guard logicalSectorSize == 512 || logicalSectorSize == 4096 else {
             throw ImageError(
-                .malformed, "the logical sector size is neither 512 nor 4096", detail: "\(logicalSectorSize) bytes")
+                .malformed, "the logical sector size is neither 512 nor 4096", detail: logicalSectorSize.counted("byte")
+            )
         }
         guard physicalSectorSize == 512 || physicalSectorSize == 4096 else {
             throw ImageError(
-                .malformed, "the physical sector size is neither 512 nor 4096", detail: "\(physicalSectorSize) bytes")
+                .malformed, "the physical sector size is neither 512 nor 4096",
+                detail: physicalSectorSize.counted("byte"))
         }
         let size = try table.read(.virtualDiskSize, count: 8, storage)
         virtualSize = size.span.bytes.little(at: 0)
         guard virtualSize <= 64 << 40 else {
-            throw ImageError(.malformed, "the disk is larger than 64 TiB", detail: "\(virtualSize) bytes")
+            throw ImageError(.malformed, "the disk is larger than 64 TiB", detail: virtualSize.counted("byte"))
         }
         guard virtualSize % UInt64(logicalSectorSize) == 0 else {
             throw ImageError(
-                .malformed, "the disk's size is not a multiple of its sectors", detail: "\(virtualSize) bytes")
+                .malformed, "the disk's size is not a multiple of its sectors", detail: virtualSize.counted("byte"))
         }
         let id = try table.read(.virtualDiskID, count: 16, storage)
         diskID = GUID(id.span.bytes, at: 0)

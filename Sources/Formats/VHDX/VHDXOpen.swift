@@ -38,7 +38,7 @@ enum VHDXOpen {
         guard foundation.view.size <= maximumFileBytes else {
             throw ImageError(
                 .unsupported, "the file is larger than any that platter writes",
-                detail: "\(foundation.view.size) of at most \(maximumFileBytes) bytes")
+                detail: "\(foundation.view.size) of at most \(maximumFileBytes.counted("byte"))")
         }
     }
 

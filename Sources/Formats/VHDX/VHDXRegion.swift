@@ -95,10 +95,10 @@ struct VHDXRegions {
         }
         guard table.length <= Self.maximumTableBytes else {
             throw ImageError(
-                .malformed, "the BAT region is longer than any disk needs", detail: "\(table.length) bytes")
+                .malformed, "the BAT region is longer than any disk needs", detail: table.length.counted("byte"))
         }
         guard metadata.length <= Self.maximumMetadataBytes else {
-            throw ImageError(.unsupported, "the metadata region is too long", detail: "\(metadata.length) bytes")
+            throw ImageError(.unsupported, "the metadata region is too long", detail: metadata.length.counted("byte"))
         }
         self.table = table
         self.metadata = metadata

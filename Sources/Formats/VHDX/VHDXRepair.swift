@@ -72,13 +72,13 @@ extension VHDXCheck {
         }
         if let count = damage.logChanges, count > 0 {
             report.add(
-                .note, "the log holds \(count) changes that are not applied yet; the check counts them in",
+                .note, "the log holds \(count.counted("change")) not applied yet, which the check counts in",
                 isRepaired: isRepaired)
         }
         if let size = damage.trimmedSize, size < fileSize {
             let count = (fileSize - size).dividedRoundingUp(by: VHDX.unit)
             report.add(
-                .leak, "\(count) MiB at the end of the file belong to nothing", at: size,
+                .leak, "\(count) MiB at the end of the file that nothing uses", at: size,
                 isRepaired: isRepaired && mayTrim, count: count)
         }
     }

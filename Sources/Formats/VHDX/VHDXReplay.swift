@@ -58,7 +58,7 @@ final class VHDXReplay: Storage {
         guard baseSize >= head.flushedFileOffset else {
             throw ImageError(
                 .corrupt, "the file is shorter than its log says; it was truncated",
-                detail: "\(baseSize) of \(head.flushedFileOffset) bytes")
+                detail: "\(baseSize) of \(head.flushedFileOffset.counted("byte"))")
         }
         var changes = VHDXChanges(header)
         for entry in entries { try changes.add(entry, from: &log) }

@@ -43,7 +43,7 @@ struct VHDXTable: BitwiseCopyable {
         guard entryCount * Self.entryBytes <= region.length else {
             throw ImageError(
                 .malformed, "the block allocation table is too small for the disk", at: offset,
-                detail: "\(region.length) bytes for \(entryCount) entries")
+                detail: "\(region.length.counted("byte")) for \(entryCount.counted("entry", "entries"))")
         }
         guard storage.holds(HostOffset(offset), count: entryCount * Self.entryBytes) else {
             throw ImageError(.corrupt, "the file ends within the block allocation table; it is truncated", at: offset)

@@ -1,3 +1,4 @@
+internal import Bytes
 internal import Disk
 internal import Formats
 internal import Logging
@@ -159,16 +160,12 @@ struct CheckedImage {
 
     private var summary: String {
         var parts: [String] = []
-        if report.corruptions > 0 { parts.append(Self.count(report.corruptions, "corruption")) }
-        if report.leaks > 0 { parts.append(Self.count(report.leaks, "leak")) }
+        if report.corruptions > 0 { parts.append(report.corruptions.counted("corruption")) }
+        if report.leaks > 0 { parts.append(report.leaks.counted("leak")) }
         if parts.isEmpty { parts.append("clean") }
         let repaired = report.corruptionsRepaired + report.leaksRepaired
-        if repaired > 0 { parts.append(Self.count(repaired, "repair") + " made") }
+        if repaired > 0 { parts.append(repaired.counted("repair") + " made") }
         let size = Printable.size(report.allocatedBytes)
         return parts.joined(separator: ", ") + "; \(checked.format), \(size) of its disk allocated"
-    }
-
-    private static func count(_ number: UInt64, _ word: String) -> String {
-        "\(number) \(word)\(number == 1 ? "" : "s")"
     }
 }

@@ -102,7 +102,7 @@ struct InfoReport {
                         ])
                     })
             ))
-        members.append(("facts", .object(shape.facts.map { ($0.name, .string($0.value)) })))
+        members.append(("facts", .object(shape.facts.map { ($0.key, $0.value.json) })))
         members.append(("remarks", .array(shape.remarks.map { .string($0) })))
         return .object(members)
     }
@@ -117,7 +117,7 @@ struct InfoReport {
         var rows: [(String, String)] = [
             ("image", image.path),
             ("format", "\(shape.formatName), \(shape.subformat)"),
-            ("virtual size", "\(shape.virtualSize) bytes (\(Printable.size(shape.virtualSize)))"),
+            ("virtual size", Printable.exactSize(shape.virtualSize)),
             ("allocation unit", Printable.size(shape.allocationUnit)),
             ("sector size", "\(shape.logicalSectorSize) logical, \(shape.physicalSectorSize) physical"),
         ]
@@ -131,7 +131,7 @@ struct InfoReport {
         for snapshot in image.snapshots {
             rows.append(("snapshot \(snapshot.id)", "\(snapshot.name) (\(Printable.size(snapshot.virtualSize)))"))
         }
-        for fact in shape.facts { rows.append((fact.name, fact.value)) }
+        for fact in shape.facts { rows.append((fact.title, fact.value.text)) }
         for remark in shape.remarks { rows.append(("note", remark)) }
         return Table.text(rows.map { [Printable.line($0.0) + ":", Printable.line($0.1)] })
     }

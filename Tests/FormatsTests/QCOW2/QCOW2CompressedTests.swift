@@ -88,7 +88,7 @@ enum Streams {
         let reader = try builder.open()
         let bytes = try reader.bytes(2 * 4096, 4096)
         #expect(bytes == (0..<4096).map { UInt8(UInt32($0) / (4096 / frames) + 7) })
-        #expect(reader.driver.shape.facts.contains { $0 == ("compression type", "zstd") })
+        #expect(reader.driver.shape.fact("compressionType") == .text("zstd"))
     }
 }
 

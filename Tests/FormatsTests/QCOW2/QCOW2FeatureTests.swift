@@ -99,7 +99,7 @@ import Testing
         let run = try reader.runs(ByteRange(0, to: 8192))[0]
         guard case .data(let file, let offset) = run.place else { throw ContractViolation("no data") }
         #expect(file.rawValue == 1 && offset.rawValue == 0 && run.length == 8192)
-        #expect(reader.driver.shape.facts.contains { $0 == ("data file", "disk.bin") })
+        #expect(reader.driver.shape.fact("dataFile") == .text("disk.bin"))
     }
 
     @Test(

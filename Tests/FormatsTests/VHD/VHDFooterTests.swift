@@ -54,7 +54,7 @@ import Testing
         #expect(try isRecognised(bytes))
         let driver = try Asking.open(bytes)
         #expect(driver.shape.virtualSize == image.size)
-        #expect(driver.shape.facts.contains { $0 == ("footer", "511 bytes") })
+        #expect(driver.shape.fact("footerSize") == .bytes(511))
         let block = image.type == 2 ? [3] : [UInt8](repeating: 7, count: 1)
         #expect(try Asking.read([driver], ByteRange(4096, to: 4097)) == block)
     }
@@ -176,11 +176,11 @@ import Testing
     }
 
     @Test func factsNameTheImage() throws {
-        let facts = try Asking.open(patched(dynamic(), 84, [1])).shape.facts
-        #expect(facts.contains { $0 == ("saved state", "yes") })
-        #expect(facts.contains { $0 == ("creator", "tst") })
-        #expect(facts.contains { $0 == ("created", "2001-01-01T00:00:00Z") })
-        #expect(facts.contains { $0 == ("unique id", "a5a5a5a5-a5a5-a5a5-a5a5-a5a5a5a5a5a5") })
+        let shape = try Asking.open(patched(dynamic(), 84, [1])).shape
+        #expect(shape.fact("savedState") == .flag(true))
+        #expect(shape.fact("creator") == .text("tst"))
+        #expect(shape.fact("created") == .text("2001-01-01T00:00:00Z"))
+        #expect(shape.fact("uniqueId") == .text("a5a5a5a5-a5a5-a5a5-a5a5-a5a5a5a5a5a5"))
     }
 
     @Test func shortFilesAreNoImages() throws {

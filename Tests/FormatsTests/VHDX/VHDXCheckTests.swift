@@ -320,7 +320,7 @@ import Testing
             severity: .note, says: "behind the last one", isPlain: true,
             change: { $0.entries[100_000] = 6 }),
         Damage(
-            severity: .leak, says: "1 MiB of the file belong to nothing",
+            severity: .leak, says: "1 MiB of the file that nothing uses",
             change: {
                 $0.add(3, [9])
                 $0.entries[3] = nil

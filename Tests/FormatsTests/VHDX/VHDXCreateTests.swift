@@ -59,7 +59,7 @@ import Testing
         #expect(driver.shape.subformat == "dynamic")
         #expect(driver.shape.logicalSectorSize == 512)
         #expect(driver.shape.physicalSectorSize == 4096)
-        #expect(driver.shape.facts.contains { $0.name == "creator" && $0.value == "platter" })
+        #expect(driver.shape.fact("creator") == .text("platter"))
         #expect(driver.shape.remarks == [])
         var runs = ExtentList(for: ByteRange(0, to: 5 << 30))
         try driver.map(.allocation, into: &runs)
@@ -76,8 +76,7 @@ import Testing
         let driver = try Self.open(try Self.create(directory.file("new.vhdx"), size: 1 << 30, [option: value]))
         let bytes = try #require(UInt64(value.dropLast())) << 20
         if option == "block_size" { #expect(driver.shape.allocationUnit == bytes) }
-        let log = driver.shape.facts.first { $0.name == "log size" }?.value
-        #expect(log == (option == "log_size" ? "\(bytes)" : "\(4 << 20)"))
+        #expect(driver.shape.fact("logSize") == .bytes(option == "log_size" ? bytes : 4 << 20))
     }
 
     @Test func largestDiskHasBlocksThatKeepItsTableSmall() throws {
@@ -177,11 +176,11 @@ import Testing
         let base = try Self.create(directory.file("base.vhdx"), size: 8 << 20)
         let child = try Self.create(
             directory.file("child.vhdx"), size: 0, parent: try Self.parent(directory.file("base.vhdx")))
-        func fact(_ name: String, _ storage: any Storage) throws -> String {
-            try #require(try Self.open(storage).shape.facts.first { $0.name == name }?.value)
+        func fact(_ key: String, _ storage: any Storage) throws -> Fact.Value {
+            try #require(try Self.open(storage).shape.fact(key))
         }
-        #expect(try fact("virtual disk ID", child) == fact("virtual disk ID", base))
-        #expect(try fact("data write GUID", child) != fact("data write GUID", base))
+        #expect(try fact("virtualDiskId", child) == fact("virtualDiskId", base))
+        #expect(try fact("dataWriteGuid", child) != fact("dataWriteGuid", base))
         #expect(try Self.open(child).parent?.identities == [try #require(try Self.open(base).shape.identity)])
     }
 
@@ -203,7 +202,7 @@ import Testing
             parent: .init(
                 absolutePath: "/images/base.vhdx", recordedPath: "base.vhdx", shape: shape, modified: 0, storage: base))
         let driver = try Self.open(child)
-        #expect(driver.shape.facts.contains { $0.name == "unknown metadata items" && $0.value == "3" })
+        #expect(driver.shape.fact("unknownMetadataItems") == .number(3))
         let bytes = try child.bytes(at: HostOffset(5 << 20), count: 1 << 20)
         let text = String(decoding: bytes, as: Unicode.ASCII.self)
         #expect(text.contains("of the disk"))

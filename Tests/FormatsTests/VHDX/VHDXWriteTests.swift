@@ -96,8 +96,8 @@ import Testing
         let copies = (try header(storage, 1), try header(storage, 2))
         #expect(copies.0[16...] == copies.1[16...])
         #expect(copies.0[48..<64].allSatisfy { $0 == 0 })
-        let facts = try reopened(storage).driver.shape.facts
-        #expect(facts.contains { $0.name == "unknown metadata items" && $0.value == "1" })
+        let shape = try reopened(storage).driver.shape
+        #expect(shape.fact("unknownMetadataItems") == .number(1))
     }
 
     @Test func reservedBytesOfTheHeaderSurvive() throws {
