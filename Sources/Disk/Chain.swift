@@ -1,6 +1,6 @@
 internal import Bytes
 package import Formats
-internal import Storage
+package import Storage
 
 /// One image of a chain, for `info` and for the files of `-o layers`.
 package struct Layer: Sendable {
@@ -13,13 +13,25 @@ package struct Layer: Sendable {
     /// Every file of the image: itself, and an external data file.
     package let files: [String]
 
+    /// Why the parent could not be opened; nil where there is none, or it is the next layer.
+    package var missingParent: ImageError?
+
     let driver: any FormatDriver
     /// The index of the image's slot 0 in the disk's table of files.
     let firstFile: UInt16
 
     /// The same image shown by another driver of it: a snapshot.
     func shown(by other: any FormatDriver) -> Layer {
-        Layer(path: path, driver: other, firstFile: firstFile)
+        var layer = Layer(path: path, driver: other, firstFile: firstFile)
+        layer.missingParent = missingParent
+        return layer
+    }
+
+    /// The bytes that the host has allocated for the files of this image alone. Throws `.io`.
+    package func allocatedBytes() throws(ImageError) -> UInt64 {
+        var sum: UInt64 = 0
+        for file in driver.files { sum = sum.checkedAdding(try file.allocatedBytes()) ?? .max }
+        return sum
     }
 
     init(path: String, driver: any FormatDriver, firstFile: UInt16) {
@@ -43,8 +55,14 @@ final class OpenFiles: Sendable {
     let reporter: FailureReporter
     /// What writes into the topmost image; nil where that is only read.
     let writer: Writer?
+    /// Whether other programs may be writing the files, which then may have grown.
+    private let isShared: Bool
 
-    init(_ table: [any Storage], decoded: DecodeCache, reporter: FailureReporter, writer: Writer? = nil) {
+    init(
+        _ table: [any Storage], decoded: DecodeCache, reporter: FailureReporter, writer: Writer? = nil,
+        isShared: Bool = false
+    ) {
+        self.isShared = isShared
         self.table = table
         self.decoded = decoded
         self.reporter = reporter
@@ -53,5 +71,13 @@ final class OpenFiles: Sendable {
 
     deinit {
         for file in table { file.close() }
+    }
+
+    /// Looks whether a file has grown that another program is writing. Throws `.io`.
+    func haveGrown() throws(ImageError) -> Bool {
+        guard isShared else { return false }
+        var result = false
+        for case let file as FileStorage in table where try file.grow() { result = true }
+        return result
     }
 }

@@ -48,7 +48,11 @@ struct ChainOpener {
             guard layers.count < Self.deepest else {
                 throw ImageError(.unsupported, "more than 64 images lie on top of each other", file: path)
             }
-            try addParent(parent, of: last)
+            do throws(ImageError) { try addParent(parent, of: last) } catch {
+                guard options.acceptsMissingParent else { throw error }
+                layers[layers.count - 1].missingParent = error
+                break
+            }
         }
         return Disk.assemble(layers, table, name: path, options: options)
     }
@@ -136,16 +140,20 @@ struct ChainOpener {
 
     /// Takes the locks of a reader or a writer, and brings the size up to date. Throws `.busy` and `.io`.
     mutating func lock(_ file: FileStorage, forWriting: Bool = false) throws(ImageError) {
-        guard options.lock else { return }
-        do throws(ImageError) {
-            let isLocked = try forWriting ? FileLock.lockForWriting(file) : FileLock.lockForReading(file)
-            // Whoever held the image until now may have changed it, and its size, after we opened it.
-            if forWriting { try file.readyForWriter() }
-            try file.refresh()
-            if isLocked || warned { return }
-        } catch { throw error.named(file.name) }
-        warned = true
-        options.log.warning("\(file.name): the filesystem has no locks; nothing keeps a running VM from writing")
+        let protection: DiskOptions.Protection
+        do throws(ImageError) { protection = try options.protect(file, forWriting: forWriting) } catch {
+            throw error.named(file.name)
+        }
+        switch protection {
+        case .locked: return
+        case .shared(let writer?): return options.log.warning("\(writer.warningOfSharing(file.name))")
+        case .none where !options.lock: return
+        case .none, .shared(nil):
+            if warned { return }
+            warned = true
+            let why: StaticString = options.sharing == .forced ? "read without locks" : "the filesystem has no locks"
+            options.log.warning("\(file.name): \(why); nothing keeps a running VM from writing")
+        }
     }
 
     // MARK: - Parents
@@ -211,6 +219,9 @@ struct ChainOpener {
     private func parentDriver(
         of file: FileStorage, recorded: String?
     ) throws(ImageError) -> (any FormatDriver, [FileStorage]) {
+        if let recorded, Registry.format(named: recorded) == nil {
+            throw ImageError(.unsupported, "the parent is of a format that cannot be read", detail: recorded)
+        }
         if let name = recorded ?? options.backingFormat {
             return try driver(of: file, Self.format(of: file, named: name), trusted: true)
         }

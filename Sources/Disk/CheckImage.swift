@@ -1,4 +1,5 @@
 package import Formats
+internal import Logging
 package import Storage
 
 extension Disk {
@@ -10,6 +11,8 @@ extension Disk {
         package var report: CheckReport
         /// Whether other programs were kept out meanwhile; false where the filesystem has no locks.
         package var isLocked: Bool
+        /// Whether another program was writing the image: what was found may be a change half made.
+        package var isInUse: Bool
     }
 
     /// Checks the image at `path` alone, not what lies below it, and repairs what is safe to repair where `repairs` says
@@ -22,26 +25,31 @@ extension Disk {
         let image = try FileStorage(path: path, isWritable: repairs)
         defer { image.close() }
         do throws(ImageError) {
-            let isLocked = try lock(image, options, repairs)
+            let protection = try options.protect(image, forWriting: repairs)
             let format = try ChainOpener.format(of: image, named: options.format)
             // The data of a guest is nothing that a repair changes.
             let companions = Companions(gate: gate, image: image, trusted: true)
             defer { for file in companions.opened { file.close() } }
             let request = OpenRequest(
                 storage: image, companions: companions, options: options.formatOptions, isWritable: repairs)
-            return Checked(
-                format: format.name, report: try format.check(request, repairs: repairs), isLocked: isLocked)
+            let report = try format.check(request, repairs: repairs)
+            var checked = Checked(format: format.name, report: report, isLocked: true, isInUse: false)
+            switch protection {
+            case .locked: break
+            case .shared(_?): checked.isInUse = true
+            case .none, .shared(nil): checked.isLocked = false
+            }
+            return checked
         } catch { throw error.named(path) }
     }
 
-    private static func lock(
-        _ image: FileStorage, _ options: DiskOptions, _ repairs: Bool
-    ) throws(ImageError) -> Bool {
-        guard options.lock else { return false }
-        let isLocked = repairs ? try FileLock.lockForWriting(image) : try FileLock.lockForReading(image)
-        // Whoever held the image until now may have changed it, and its size, after we opened it.
-        if repairs { try image.readyForWriter() }
-        try image.refresh()
-        return isLocked
+    /// Why what lies below the image at `path` cannot be opened; nil where all of it can, where there is nothing, and where
+    /// the image itself cannot be opened.
+    package static func missingParent(path: String, options: DiskOptions) -> ImageError? {
+        var options = options
+        (options.acceptsMissingParent, options.isWritable) = (true, false)
+        options.sharing = .whileBusy
+        options.log = Logger(label: "platter") { _ in SwiftLogNoOpLogHandler() }
+        return (try? open(path: path, options: options))?.missingParent
     }
 }

@@ -16,6 +16,9 @@ package final class Disk: Sendable {
     /// The images that answer, from the one on top down to the base.
     package let layers: [Layer]
 
+    /// Why the chain ends above its base; nil where every image of it is there.
+    package var missingParent: ImageError? { layers.last?.missingParent }
+
     let open: OpenFiles
     /// The cache of `open`, so that a read need not go through that.
     let decoded: DecodeCache

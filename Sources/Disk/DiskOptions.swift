@@ -1,6 +1,16 @@
 package import Formats
 package import Logging
 
+/// What is done about an image that another program, such as a running VM, is writing.
+package enum Sharing: Sendable {
+    /// It is not opened.
+    case refused
+    /// It is read without locks, with a line in the log: for a look at what the image is.
+    case whileBusy
+    /// Nothing is locked, and so nobody is kept out, with a line in the log (`--force-share`).
+    case forced
+}
+
 /// What the user chose about opening images.
 package struct DiskOptions: Sendable {
     /// The format that the user named for the image (`-o format=`); nil to find it.
@@ -25,6 +35,11 @@ package struct DiskOptions: Sendable {
     package var overlayFormat: String
     /// Whether QEMU's byte locks are taken on every file of the chain.
     package var lock: Bool
+    /// What happens where another program is writing a file of the chain. For reading only.
+    package var sharing: Sharing
+    /// Whether an image is opened although what lies below it cannot be: the disk then ends with the last image that could
+    /// be opened, and `Disk.missingParent` says why. For looking at an image, never for reading the whole disk.
+    package var acceptsMissingParent: Bool
     /// Where failures of reads and remarks about locks go.
     package var log: Logger
     /// The limit on decoded (compressed) units that are kept, in bytes.
@@ -35,6 +50,7 @@ package struct DiskOptions: Sendable {
         format: String? = nil, backingFormat: String? = nil, formatOptions: FormatOptions = FormatOptions(),
         allowedParents: [String] = [], parentOverride: String? = nil, isWritable: Bool = false,
         writesDataFile: Bool = false, overlay: String? = nil, overlayFormat: String = "qcow2", lock: Bool = true,
+        sharing: Sharing = .refused, acceptsMissingParent: Bool = false,
         log: Logger = Logger(label: "platter"), decodeCacheBytes: Int = 16 << 20
     ) {
         self.format = format
@@ -47,6 +63,8 @@ package struct DiskOptions: Sendable {
         self.overlay = overlay
         self.overlayFormat = overlayFormat
         self.lock = lock
+        self.sharing = sharing
+        self.acceptsMissingParent = acceptsMissingParent
         self.log = log
         self.decodeCacheBytes = decodeCacheBytes
     }

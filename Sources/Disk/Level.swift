@@ -19,6 +19,8 @@ final class Level: Sendable {
     private let files: [any Storage]
     private let firstFile: UInt16
     private let path: String
+    /// Whether what answers for holes could not be opened.
+    private let isCut: Bool
 
     /// The list of `layers`, which are not empty, the topmost first; `depth` levels are above it.
     init(_ layers: ArraySlice<Layer>, depth: UInt16 = 0) {
@@ -32,6 +34,7 @@ final class Level: Sendable {
         image = files[0]
         firstFile = layer.firstFile
         path = layer.path
+        isCut = layer.missingParent != nil
     }
 
     // MARK: - Where
@@ -75,7 +78,10 @@ final class Level: Sendable {
         case .zero:
             return runs.append(.zero, length: part.length, layer: depth)
         case .hole:
-            guard let below else { return runs.append(.hole, length: part.length, layer: depth) }
+            guard let below else {
+                if isCut, case .placement = detail { throw .partOfMissingParent(path) }
+                return runs.append(.hole, length: part.length, layer: depth)
+            }
             let shown = part.clipped(to: below.size)
             guard try below.resolve(detail, shown, into: &runs) else { return false }
             return runs.append(.hole, length: part.length - shown.length, layer: depth)
@@ -140,5 +146,12 @@ final class Level: Sendable {
                 .corrupt, "a compressed run in an image without compression", at: offset.rawValue, file: path)
         }
         return decoder
+    }
+}
+
+extension ImageError {
+    /// A read of what only the parent has, in a disk that was opened without it.
+    fileprivate static func partOfMissingParent(_ path: String) -> ImageError {
+        ImageError(.missing, "this part of the disk lies in the parent, which could not be opened", file: path)
     }
 }

@@ -52,8 +52,13 @@ package struct NewImage: Sendable {
     /// Throws what opening the parent throws, what the format's `create` throws, and what `NewFile` throws.
     package func make() throws(ImageError) -> UInt64 {
         // The parent stays open, and locked against writers, until the child exists.
-        let below = try parent.map { (parent) throws(ImageError) in
-            try Disk.open(path: parent.path, options: parent.options)
+        let below = try parent.map { (parent) throws(ImageError) -> Disk in
+            do throws(ImageError) { return try Disk.open(path: parent.path, options: parent.options) } catch {
+                guard error.kind == .busy else { throw error }
+                throw ImageError(
+                    .busy, "another program is writing to the parent; stop it first, or make the child of a copy",
+                    detail: error.detail, file: error.file)
+            }
         }
         guard let size = size ?? below?.size else {
             throw ImageError(.outOfRange, "a size is needed where there is no parent", file: path)

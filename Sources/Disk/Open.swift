@@ -36,7 +36,9 @@ extension Disk {
             options.writesTop
             ? Writer(
                 driver: layers[0].driver, top: Level(layers[...]), decoded: decoded, name: name, log: options.log) : nil
-        let open = OpenFiles(table, decoded: decoded, reporter: FailureReporter(options.log), writer: writer)
+        let open = OpenFiles(
+            table, decoded: decoded, reporter: FailureReporter(options.log), writer: writer,
+            isShared: options.sharing != .refused)
         return Disk(name: name, layers: layers, window: ByteRange(0, to: layers[0].shape.virtualSize), open: open)
     }
 

@@ -14,6 +14,8 @@ package struct MappedRun: Sendable, Hashable {
         case zero
         /// No layer has anything here.
         case hole
+        /// The layers that could be opened have nothing here, and the one below them is missing.
+        case missing
     }
 
     /// The bytes of the disk.
@@ -55,7 +57,7 @@ extension Disk {
                 case .encoded(let file, let offset, let length, _):
                     .encoded(file: fileName(run, file), offset: offset.rawValue, length: length)
                 case .zero: .zero
-                case .hole: .hole
+                case .hole: layers[Int(run.layer)].missingParent == nil ? .hole : .missing
                 }
             return MappedRun(range: ByteRange(start, to: start + run.length), place: place, layer: Int(run.layer))
         }
@@ -66,9 +68,7 @@ extension Disk {
     package func allocatedBytes() throws(ImageError) -> UInt64 {
         guard size > 0 else { return 0 }
         var sum: UInt64 = 0
-        for layer in layers {
-            for file in layer.driver.files { sum = sum.checkedAdding(try file.allocatedBytes()) ?? .max }
-        }
+        for layer in layers { sum = sum.checkedAdding(try layer.allocatedBytes()) ?? .max }
         let limit = size.roundedUp(toPowerOfTwo: 512) ?? size
         return max(512, min(sum.roundedUp(toPowerOfTwo: 512) ?? .max, limit))
     }

@@ -56,6 +56,8 @@ package struct ParentReference: Sendable {
             case host
             /// A Windows drive, share or volume: only its last component is of use here.
             case windows
+            /// Nothing on this machine: a name that begins with a protocol ("nbd:"), which is shown and never opened.
+            case `protocol`
         }
 
         /// What the text is relative to.
@@ -76,6 +78,12 @@ package struct ParentReference: Sendable {
     package var format: String?
     /// What the parent's `DiskShape.identity` must be one of; empty where the format records nothing to check.
     package var identities: [GUID]
+
+    /// `identities` as the tools of the parent's format print them.
+    package var identityTexts: [String] {
+        let format = format.flatMap { Registry.format(named: $0) }
+        return identities.map { format?.text(ofIdentity: $0) ?? $0.plainText }
+    }
 
     /// Makes a reference of its parts.
     package init(paths: [Path], format: String?, identities: [GUID] = []) {

@@ -18,6 +18,9 @@ package protocol ImageFormat: Sendable {
     /// The name by which an image of the QEMU family records its parent's format: QEMU's own.
     static var recordedName: String { get }
 
+    /// An identity of an image of this format (`DiskShape.identity`) as the format's own tools print it.
+    static func text(ofIdentity identity: GUID) -> String
+
     /// Whether the file is of this format, judged only by bytes that a guest cannot write (DESIGN.md, "Trust").
     /// Damage that `open` would explain is not this function's concern. Throws `.io`.
     static func recognises(_ storage: any Storage) throws(ImageError) -> Bool
@@ -49,6 +52,8 @@ extension ImageFormat {
     package static var aliases: [String] { [] }
 
     package static var recordedName: String { name }
+
+    package static func text(ofIdentity identity: GUID) -> String { identity.plainText }
 
     package static var createOptions: [CreateOption] { [] }
 

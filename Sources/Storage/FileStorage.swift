@@ -97,6 +97,13 @@ package final class FileStorage: Storage {
         return size
     }
 
+    /// Learns that the file has become longer, and says whether it has. Unlike `refresh` it never makes the size fall, so that
+    /// what another thread has just checked against it stays right. Throws `.io`.
+    package func grow() throws(ImageError) -> Bool {
+        let size = isDevice ? size : try facts().size
+        return size > currentSize.max(size, ordering: .relaxed).oldValue
+    }
+
     package func read(at offset: HostOffset, into buffer: UnsafeMutableRawBufferPointer) throws(ImageError) -> Int {
         guard let base = buffer.baseAddress else { return 0 }
         guard offset.rawValue <= UInt64(Int64.max) - UInt64(buffer.count) else { return 0 }

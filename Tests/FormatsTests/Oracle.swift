@@ -155,7 +155,7 @@ enum Oracle {
                 switch run.place {
                 case .data(_, let offset): known.offset = offset
                 case .encoded: break
-                case .zero, .hole: (known.isData, known.isZero) = (false, true)
+                case .zero, .hole, .missing: (known.isData, known.isZero) = (false, true)
                 }
                 runs.append(known)
                 position = run.range.upper

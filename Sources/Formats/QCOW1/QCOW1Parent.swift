@@ -3,7 +3,7 @@ internal import Storage
 
 extension QCOW1 {
     /// The backing file as the image records it, or nil for none. The format has no place for the backing file's own
-    /// format. Throws `.malformed`, `.denied` and `.io`.
+    /// format. Throws `.malformed` and `.io`.
     static func backingReference(
         _ header: Header, in storage: any Storage
     ) throws(ImageError) -> ParentReference? {
@@ -14,6 +14,6 @@ extension QCOW1 {
         }
         let name = try RecordedName.text(storage.bytes(at: place, count: Int(header.backingLength)))
         guard !name.isEmpty else { return nil }
-        return ParentReference(paths: [try RecordedName.path(name)], format: nil)
+        return ParentReference(paths: [RecordedName.path(name)], format: nil)
     }
 }

@@ -22,14 +22,10 @@ enum RecordedName {
         name.utf8.first { $0 == UInt8(ascii: ":") || $0 == UInt8(ascii: "/") } == UInt8(ascii: ":")
     }
 
-    /// The path that `name` stands for: absolute on this machine, or relative to the image that records it. Throws
-    /// `.denied` for a protocol name.
-    static func path(_ name: String) throws(ImageError) -> ParentReference.Path {
-        guard !isProtocol(name) else {
-            throw ImageError(
-                .denied, "the image names a backing file by protocol, and only plain file names are followed",
-                detail: name)
-        }
+    /// The path that `name` stands for: absolute on this machine, relative to the image that records it, or what is never
+    /// followed: a protocol name.
+    static func path(_ name: String) -> ParentReference.Path {
+        guard !isProtocol(name) else { return ParentReference.Path(base: .protocol, text: name) }
         return ParentReference.Path(base: name.hasPrefix("/") ? .host : .image, text: name)
     }
 }

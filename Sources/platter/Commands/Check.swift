@@ -22,6 +22,7 @@ extension OptionTable where Settings == CheckSettings {
                 $0.checksChain = true
             },
             .toggle(["--json"], help: "write JSON") { $0.isJSON = true },
+            .shareOption,
             Option(["-f"], value: "FORMAT", help: nil) { settings, value, name throws(Failure) in
                 guard let format = Registry.format(named: value) else {
                     throw .usage("there is no format '\(value)'", command: "check")
@@ -63,6 +64,11 @@ struct ImageCheck {
     init(_ settings: CheckSettings, path: String) throws(Failure) {
         self.settings = settings
         self.path = path
+        if settings.repairs, settings.image.forcesShare {
+            throw .usage(
+                "'--repair' changes the image and '--force-share' looks at one in use; say one of them",
+                command: "check")
+        }
         options = try settings.image.diskOptions(log: Log.make(.standardError, level: .warning))
     }
 
@@ -77,6 +83,8 @@ struct ImageCheck {
                     CheckedImage(path: layer.path, checked: try check(layer.path, options, repairs: false)))
             }
         }
+        let missing = Disk.missingParent(path: path, options: options)
+        reports[reports.count - 1].missingParent = missing
         if settings.isJSON {
             let objects = reports.map(\.json)
             try Output.print((settings.checksChain ? .array(objects) : objects[0]).text + "\n")
@@ -85,6 +93,8 @@ struct ImageCheck {
         }
         let statuses = reports.map(\.status)
         if statuses.contains(.corruption) { return .corruption }
+        // Whoever asked for the chain has not got all of it.
+        if settings.checksChain, missing != nil { return .unchecked }
         return statuses.contains(.leaks) ? .leaks : .success
     }
 
@@ -93,7 +103,7 @@ struct ImageCheck {
             let checked = try Disk.check(path: path, options: options, repairs: repairs)
             if !checked.isLocked {
                 Output.report(
-                    Failure(.success, "\(path): the filesystem has no locks; nothing kept others from writing"))
+                    Failure(.success, "\(path): checked without locks; nothing kept others from writing"))
             }
             return checked
         } catch {
@@ -104,6 +114,8 @@ struct ImageCheck {
     }
 
     private func layers() throws(Failure) -> [Layer] {
+        var options = options
+        options.acceptsMissingParent = true
         do throws(ImageError) { return try Disk.open(path: path, options: options).layers } catch {
             throw Failure(.unchecked, error, path: path)
         }
@@ -114,6 +126,8 @@ struct ImageCheck {
 struct CheckedImage {
     let path: String
     let checked: Disk.Checked
+    /// Why what lies below it, which nobody checked, cannot be opened.
+    var missingParent: ImageError?
 
     private var report: CheckReport { checked.report }
 
@@ -131,6 +145,8 @@ struct CheckedImage {
             ("corruptionsRepaired", .number(report.corruptionsRepaired)),
             ("leaksRepaired", .number(report.leaksRepaired)),
             ("allocatedBytes", .number(report.allocatedBytes)), ("imageEnd", .number(report.imageEnd)),
+            ("inUse", .bool(checked.isInUse)),
+            ("parentError", missingParent.map { .string("\($0)") } ?? .null),
             (
                 "findings",
                 .array(
@@ -154,6 +170,12 @@ struct CheckedImage {
         }
         let total = report.corruptions + report.leaks + report.corruptionsRepaired + report.leaksRepaired
         if total > UInt64(report.findings.count) { lines.append("... and more of the same kind") }
+        if checked.isInUse {
+            lines.append("note: a program is writing the image; what was found may be a change half made")
+        }
+        if let missingParent {
+            lines.append("note: what lies below cannot be opened: \(Printable.line("\(missingParent)"))")
+        }
         lines.append("\(Printable.line(path)): \(summary)")
         return lines.map { $0 + "\n" }.joined()
     }

@@ -33,28 +33,31 @@ struct InfoReport {
         var shape: DiskShape
         var parent: ParentReference?
         var parentPath: String?
+        var missingParent: ImageError?
+        var allocated: UInt64
         var files: [String]
         var snapshots: [SnapshotInfo]
     }
 
     private let images: [Image]
-    private let allocated: UInt64
     private let showsChain: Bool
 
     /// Looks at a disk. Throws when the host cannot say how much is allocated.
     init(_ disk: Disk, path: String, chain: Bool) throws(Failure) {
-        do throws(ImageError) { allocated = try disk.allocatedBytes() } catch {
-            throw Failure(.system, error, path: path)
-        }
         let shown = chain ? disk.layers.count : min(1, disk.layers.count)
         var images: [Image] = []
         for index in 0..<shown {
             let layer = disk.layers[index]
             let below = index + 1 < disk.layers.count ? disk.layers[index + 1].path : nil
             let snapshots = index == 0 ? disk.snapshots().map(\.info) : []
+            let allocated: UInt64
+            do throws(ImageError) { allocated = try layer.allocatedBytes() } catch {
+                throw Failure(.system, error, path: layer.path)
+            }
             images.append(
                 Image(
-                    path: layer.path, shape: layer.shape, parent: layer.parent, parentPath: below, files: layer.files,
+                    path: layer.path, shape: layer.shape, parent: layer.parent, parentPath: below,
+                    missingParent: layer.missingParent, allocated: allocated, files: layer.files,
                     snapshots: snapshots))
         }
         self.images = images
@@ -63,11 +66,11 @@ struct InfoReport {
 
     /// For programs: one object, or with `--chain` an array, the image itself first.
     var json: JSONText {
-        let objects = images.enumerated().map { index, image in json(image, isTop: index == 0) }
+        let objects = images.map(json)
         return showsChain ? .array(objects) : objects.first ?? .null
     }
 
-    private func json(_ image: Image, isTop: Bool) -> JSONText {
+    private func json(_ image: Image) -> JSONText {
         let shape = image.shape
         var members: [(String, JSONText)] = [
             ("image", .string(image.path)),
@@ -78,19 +81,9 @@ struct InfoReport {
             ("logicalSectorSize", .number(UInt64(shape.logicalSectorSize))),
             ("physicalSectorSize", .number(UInt64(shape.physicalSectorSize))),
             ("files", .array(image.files.map { .string($0) })),
+            ("allocatedBytes", .number(image.allocated)),
         ]
-        if isTop { members.append(("allocatedBytes", .number(allocated))) }
-        if let parent = image.parent {
-            members.append(
-                (
-                    "parent",
-                    .object([
-                        ("path", image.parentPath.map { .string($0) } ?? .null),
-                        ("format", parent.format.map { .string($0) } ?? .null),
-                        ("recorded", .array(parent.paths.map { .string($0.text) })),
-                    ])
-                ))
-        }
+        if let parent = image.parent { members.append(("parent", json(parent, of: image))) }
         members.append(
             (
                 "snapshots",
@@ -107,12 +100,20 @@ struct InfoReport {
         return .object(members)
     }
 
-    /// For people.
-    var text: String {
-        images.enumerated().map { index, image in text(image, isTop: index == 0) }.joined(separator: "\n")
+    private func json(_ parent: ParentReference, of image: Image) -> JSONText {
+        .object([
+            ("path", image.parentPath.map { .string($0) } ?? .null),
+            ("format", parent.format.map { .string($0) } ?? .null),
+            ("recorded", .array(parent.paths.map { .string($0.text) })),
+            ("identities", .array(parent.identityTexts.map { .string($0) })),
+            ("error", image.missingParent.map { .string("\($0)") } ?? .null),
+        ])
     }
 
-    private func text(_ image: Image, isTop: Bool) -> String {
+    /// For people.
+    var text: String { images.map(text).joined(separator: "\n") }
+
+    private func text(_ image: Image) -> String {
         let shape = image.shape
         var rows: [(String, String)] = [
             ("image", image.path),
@@ -121,12 +122,14 @@ struct InfoReport {
             ("allocation unit", Printable.size(shape.allocationUnit)),
             ("sector size", "\(shape.logicalSectorSize) logical, \(shape.physicalSectorSize) physical"),
         ]
-        if isTop { rows.append(("allocated", "\(Printable.size(allocated)), the whole chain")) }
+        rows.append(("allocated", Printable.size(image.allocated)))
         for file in image.files where file != image.path { rows.append(("data file", file)) }
         if let parent = image.parent {
-            rows.append(("parent", image.parentPath ?? "not opened"))
+            rows.append(("parent", image.parentPath ?? "cannot be opened"))
+            if let error = image.missingParent { rows.append(("  reason", "\(error)")) }
             for path in parent.paths { rows.append(("  recorded as", path.text)) }
             if let format = parent.format { rows.append(("  of format", format)) }
+            for identity in parent.identityTexts { rows.append(("  of identity", identity)) }
         }
         for snapshot in image.snapshots {
             rows.append(("snapshot \(snapshot.id)", "\(snapshot.name) (\(Printable.size(snapshot.virtualSize)))"))

@@ -19,11 +19,12 @@ extension OptionTable where Settings == InspectSettings {
     static let info = OptionTable(
         command: "info",
         options: common + [
-            .toggle(["--chain"], help: "say the same about every image below") { $0.showsChain = true }
+            .toggle(["--chain"], help: "say the same about every image below") { $0.showsChain = true },
+            .shareOption,
         ] + Option.imageOptions)
 
     /// The options of `platter map`.
-    static let map = OptionTable(command: "map", options: common + Option.imageOptions)
+    static let map = OptionTable(command: "map", options: common + [.shareOption] + Option.imageOptions)
 }
 
 extension ImageSettings {
@@ -34,7 +35,7 @@ extension ImageSettings {
         return DiskOptions(
             format: format, backingFormat: backingFormat,
             formatOptions: FormatOptions(vhdSize: vhdSize, cacheBytes: Int(cacheBytes)),
-            allowedParents: directories, log: log)
+            allowedParents: directories, sharing: forcesShare ? .forced : .refused, log: log)
     }
 }
 
@@ -46,9 +47,12 @@ extension InspectSettings {
         return path
     }
 
-    /// Opens the image that a command is about; remarks and read errors go to standard error.
+    /// Opens the image that a command is about, also where its parent is missing or a VM is using it; remarks and read errors
+    /// go to standard error.
     func open(_ path: String) throws(Failure) -> Disk {
-        let options = try image.diskOptions(log: Log.make(.standardError, level: .warning))
+        var options = try image.diskOptions(log: Log.make(.standardError, level: .warning))
+        options.acceptsMissingParent = true
+        if options.sharing == .refused { options.sharing = .whileBusy }
         do throws(ImageError) {
             return try Disk.open(path: path, options: options)
         } catch { throw Failure(.system, error, path: path) }

@@ -9,7 +9,10 @@ extension Command {
         let help = { @Sendable in
             helpText(
                 synopsis,
-                "Lists where each range of the disk lies: data or encoded at an offset of a file, zero, or hole.",
+                """
+                Lists where each range of the disk lies: data or encoded at an offset of a
+                file, zero, or hole; missing is what only a parent has that cannot be opened.
+                """,
                 options: OptionTable.map.helpText)
         }
         return Command(
@@ -17,7 +20,12 @@ extension Command {
         ) { arguments throws(Failure) in
             try parsing(.map, InspectSettings(), arguments, help: help) { settings, operands throws(Failure) in
                 let path = try InspectSettings.image(operands, command: "map")
-                try MapReport(disk: try settings.open(path), path: path, isJSON: settings.isJSON).write()
+                let disk = try settings.open(path)
+                if let error = disk.missingParent {
+                    let line = "\(path): what only the missing parent has is called 'missing' here: \(error)"
+                    Output.report(Failure(.success, line))
+                }
+                try MapReport(disk: disk, path: path, isJSON: settings.isJSON).write()
                 return .success
             }
         }
@@ -67,7 +75,7 @@ struct MapReport {
     static func join(_ first: MappedRun, _ second: MappedRun) -> MappedRun? {
         guard first.layer == second.layer else { return nil }
         switch (first.place, second.place) {
-        case (.zero, .zero), (.hole, .hole): break
+        case (.zero, .zero), (.hole, .hole), (.missing, .missing): break
         case (.data(let file, let offset), .data(let nextFile, let nextOffset))
         where file == nextFile && offset &+ first.range.length == nextOffset: break
         default: return nil
@@ -85,6 +93,7 @@ struct MapReport {
             case .encoded(let file, let offset, let length): ("encoded", "\(offset)+\(length)", file)
             case .zero: ("zero", "-", "-")
             case .hole: ("hole", "-", "-")
+            case .missing: ("missing", "-", "-")
             }
         return "\(run.range.lower)  \(run.range.length)  \(place)  \(run.layer)  \(offset)  \(Printable.line(file))\n"
     }
@@ -113,6 +122,7 @@ struct MapReport {
             ]
         case .zero: add(present: true, zero: true, data: false, place: "zero")
         case .hole: add(present: false, zero: true, data: false, place: "hole")
+        case .missing: add(present: false, zero: false, data: false, place: "missing")
         }
         return .object(members)
     }

@@ -13,6 +13,8 @@ struct ImageSettings: Sendable {
     var cacheBytes: UInt64 = 32 << 20
     /// Directories below which files that an image names may be opened, besides the image's own.
     var allowedParents: [String] = []
+    /// Nothing is locked, so that an image can be looked at while a VM is using it.
+    var forcesShare = false
 }
 
 /// Settings that hold image settings.
@@ -51,6 +53,14 @@ extension Option where Settings: HasImageSettings {
                 settings.image.allowedParents.append(try Values.text(value, name))
             },
         ]
+    }
+
+    /// The option for looking at an image that another program is using, of every command that only reads.
+    static var shareOption: Option {
+        .toggle(
+            ["-U", "--force-share"], keys: ["force-share"],
+            help: "take no locks: look at an image that a VM is using"
+        ) { $0.image.forcesShare = true }
     }
 
     private static var formatNames: String { Registry.formats.map { $0.name }.joined(separator: ", ") }

@@ -163,6 +163,7 @@ extension OptionTable where Settings == MountSettings {
         ) { settings, value, name throws(Failure) in
             settings.overlay = value == "tmp" ? .temporary : .file(try Values.text(value, name))
         },
+        .shareOption,
         .toggle(keys: ["write-data-file"], help: "with -w, write also the data file that a qcow2 image names") {
             $0.writesDataFile = true
         },
@@ -214,6 +215,12 @@ extension MountSettings {
         if saysReadOnly, isWritable {
             let word = wantsWriting ? "write" : "overlay"
             throw .usage("'ro' and '\(word)' contradict each other; say one of them", command: "mount")
+        }
+        if image.forcesShare, isWritable {
+            let word = wantsWriting ? "write" : "overlay"
+            throw .usage(
+                "'force-share' looks at an image in use, and '\(word)' needs it to stay as it is; say one of them",
+                command: "mount")
         }
         if wantsWriting, overlay != nil {
             throw .usage(
