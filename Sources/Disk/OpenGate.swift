@@ -66,7 +66,7 @@ struct OpenGate: Sendable {
             var seen: Set<String> = []
             return places.map { PathText.join($0, last) }.filter { seen.insert($0).inserted }
         }
-        guard name.base != .protocol, !PathText.hasScheme(name.text) else {
+        guard name.base != .elsewhere, !PathText.hasScheme(name.text) else {
             throw ImageError(
                 .denied, "the image names something that is not a local file; that is never opened",
                 detail: name.text, file: path)

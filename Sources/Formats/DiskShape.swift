@@ -57,7 +57,7 @@ package struct ParentReference: Sendable {
             /// A Windows drive, share or volume: only its last component is of use here.
             case windows
             /// Nothing on this machine: a name that begins with a protocol ("nbd:"), which is shown and never opened.
-            case `protocol`
+            case elsewhere
         }
 
         /// What the text is relative to.
@@ -82,7 +82,7 @@ package struct ParentReference: Sendable {
     /// `identities` as the tools of the parent's format print them.
     package var identityTexts: [String] {
         let format = format.flatMap { Registry.format(named: $0) }
-        return identities.map { format?.text(ofIdentity: $0) ?? $0.plainText }
+        return identities.map { format?.text(of: $0) ?? $0.plainText }
     }
 
     /// Makes a reference of its parts.

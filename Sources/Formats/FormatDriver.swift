@@ -19,7 +19,7 @@ package protocol ImageFormat: Sendable {
     static var recordedName: String { get }
 
     /// An identity of an image of this format (`DiskShape.identity`) as the format's own tools print it.
-    static func text(ofIdentity identity: GUID) -> String
+    static func text(of identity: GUID) -> String
 
     /// Whether the file is of this format, judged only by bytes that a guest cannot write (DESIGN.md, "Trust").
     /// Damage that `open` would explain is not this function's concern. Throws `.io`.
@@ -53,7 +53,7 @@ extension ImageFormat {
 
     package static var recordedName: String { name }
 
-    package static func text(ofIdentity identity: GUID) -> String { identity.plainText }
+    package static func text(of identity: GUID) -> String { identity.plainText }
 
     package static var createOptions: [CreateOption] { [] }
 

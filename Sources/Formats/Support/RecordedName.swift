@@ -25,7 +25,7 @@ enum RecordedName {
     /// The path that `name` stands for: absolute on this machine, relative to the image that records it, or what is never
     /// followed: a protocol name.
     static func path(_ name: String) -> ParentReference.Path {
-        guard !isProtocol(name) else { return ParentReference.Path(base: .protocol, text: name) }
+        guard !isProtocol(name) else { return ParentReference.Path(base: .elsewhere, text: name) }
         return ParentReference.Path(base: name.hasPrefix("/") ? .host : .image, text: name)
     }
 }

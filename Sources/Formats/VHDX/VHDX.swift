@@ -8,7 +8,7 @@ package enum VHDX: ImageFormat {
     /// The unit of everything that the file holds after its header section: 1 MiB ([MS-VHDX] 2.1).
     static let unit: UInt64 = 1 << 20
 
-    package static func text(ofIdentity identity: GUID) -> String { identity.microsoftText }
+    package static func text(of identity: GUID) -> String { identity.microsoftText }
 
     package static func recognises(_ storage: any Storage) throws(ImageError) -> Bool {
         guard storage.holds(HostOffset(0), count: 8) else { return false }

@@ -94,6 +94,6 @@ import Testing
         #expect(parent.paths == [ParentReference.Path(base: .image, text: "base")])
         #expect(parent.format == nil)
         bytes.replaceSubrange(128..<132, with: Array("nb:x".utf8))
-        #expect(try open(bytes).driver.parent?.paths == [ParentReference.Path(base: .protocol, text: "nb:x")])
+        #expect(try open(bytes).driver.parent?.paths == [ParentReference.Path(base: .elsewhere, text: "nb:x")])
     }
 }

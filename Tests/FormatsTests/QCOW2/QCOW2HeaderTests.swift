@@ -166,7 +166,7 @@ import Testing
     func aBackingFileByProtocolIsNoPath(name: String) throws {
         var builder = QCOW2Builder()
         builder.backingName = Array(name.utf8)
-        #expect(try builder.open().driver.parent?.paths == [ParentReference.Path(base: .protocol, text: name)])
+        #expect(try builder.open().driver.parent?.paths == [ParentReference.Path(base: .elsewhere, text: name)])
     }
 
     @Test func aBackingNameMustBeText() throws {
