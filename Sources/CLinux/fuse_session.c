@@ -1,11 +1,9 @@
 // Requests and replies: libfuse's low-level session with our own threads, and replies that leave by splice.
 #include "CLinuxFuse.h"
+#include "fuse_library.h"
 
-#define FUSE_USE_VERSION 314
 #include <errno.h>
 #include <fcntl.h>
-#include <fuse_log.h>
-#include <fuse_lowlevel.h>
 #include <linux/fuse.h>
 #include <malloc.h>
 #include <stdarg.h>

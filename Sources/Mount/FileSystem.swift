@@ -1,4 +1,5 @@
 internal import CFuse3
+internal import CLinux
 internal import Glibc
 internal import Logging
 internal import Storage
@@ -24,13 +25,16 @@ final class FileSystem: Sendable {
 
     /// Agrees with the kernel on what both can do.
     func initialise(_ connection: UnsafeMutablePointer<fuse_conn_info>) {
-        connection.pointee.max_write = 1 << 20
-        connection.pointee.want &= ~(UInt32(FUSE_CAP_SPLICE_READ) | UInt32(FUSE_CAP_EXPORT_SUPPORT))
-        let wanted = UInt32(FUSE_CAP_ASYNC_READ) | UInt32(FUSE_CAP_ASYNC_DIO) | UInt32(FUSE_CAP_PARALLEL_DIROPS)
-        connection.pointee.want |= connection.pointee.capable & wanted
+        clinux_fuse_limit(connection, 1 << 20, 64)
+        for ability in [CLINUX_FUSE_ASYNC_READ, CLINUX_FUSE_ASYNC_DIRECT, CLINUX_FUSE_PARALLEL_DIRECTORIES] {
+            clinux_fuse_want(connection, ability, 1)
+        }
+        // Replies are written to the device: none may be due in a ring, where libfuse's environment asks for one.
+        for ability in [CLINUX_FUSE_SPLICE_READ, CLINUX_FUSE_EXPORT, CLINUX_FUSE_IO_URING] {
+            clinux_fuse_want(connection, ability, 0)
+        }
         // A disk that is written gets a new time with each write: the kernel would drop its pages at each look.
-        if context.options.isWritable { connection.pointee.want &= ~UInt32(FUSE_CAP_AUTO_INVAL_DATA) }
-        connection.pointee.max_background = 64
+        if context.options.isWritable { clinux_fuse_want(connection, CLINUX_FUSE_AUTO_INVALIDATE, 0) }
         initialised.store(true, ordering: .releasing)
     }
 

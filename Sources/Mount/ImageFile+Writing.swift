@@ -1,5 +1,5 @@
 internal import Bytes
-internal import CFuse3
+internal import CLinux
 internal import Disk
 internal import Glibc
 internal import Logging
@@ -29,7 +29,7 @@ extension ImageFile {
         guard let number = context.number(of: key), let start = off_t(exactly: range.lower),
             let count = off_t(exactly: range.length)
         else { return }
-        fuse_lowlevel_notify_inval_inode(session.pointer, number, start, count)
+        clinux_fuse_notify_inode(session.pointer, number, start, count)
     }
 
     /// Brings the count of allocated bytes up to date where writing has changed it.

@@ -1,4 +1,3 @@
-internal import CFuse3
 internal import CLinux
 internal import Glibc
 internal import Synchronization
@@ -55,11 +54,11 @@ final class InvalidationQueue: Sendable {
     /// An answer of ENOENT only says that the kernel did not know it.
     private func tell(_ item: Invalidation, _ session: SessionHandle) {
         switch item {
-        case .node(let id): fuse_lowlevel_notify_inval_inode(session.pointer, id, 0, 0)
+        case .node(let id): clinux_fuse_notify_inode(session.pointer, id, 0, 0)
         case .entry(let parent, let name):
             name.withUnsafeBufferPointer { bytes in
                 bytes.withMemoryRebound(to: CChar.self) { text in
-                    _ = fuse_lowlevel_notify_inval_entry(session.pointer, parent, text.baseAddress, text.count)
+                    _ = clinux_fuse_notify_entry(session.pointer, parent, text.baseAddress, text.count)
                 }
             }
         }

@@ -1,4 +1,3 @@
-internal import CFuse3
 internal import CLinux
 internal import Disk
 internal import Glibc
@@ -53,7 +52,7 @@ package final class MountSession: Sendable {
         var device: UInt64 = 0
         guard clinux_mount_device(options.mountpoint, &device) == 0 else {
             let code = errno
-            fuse_session_unmount(session.pointer)
+            clinux_fuse_session_unmount(session.pointer)
             throw ImageError(.io, "cannot look at the new mount", errno: code, file: options.mountpoint)
         }
         var pid: pid_t = 0
@@ -164,7 +163,7 @@ package final class MountSession: Sendable {
             while waitpid(mounted.helperProcess, nil, 0) < 0, errno == EINTR {}
         }
         // Not fuse_session_unmount: a newer mount may be on the path by now.
-        fuse_session_destroy(mounted.session.pointer)
+        clinux_fuse_session_destroy(mounted.session.pointer)
     }
 
     private func text(_ code: Int32) -> String { String(cString: strerror(code)) }

@@ -15,7 +15,7 @@ extension OpenFile {
         guard let disk, let role, role.isWriter else { return refuse(request, EBADF) }
         guard offset >= 0 else { return refuse(request, EINVAL) }
         guard !bytes.isEmpty else {
-            fuse_reply_write(request, 0)
+            clinux_fuse_reply_write(request, 0)
             return
         }
         let start = UInt64(offset)
@@ -50,7 +50,7 @@ extension OpenFile {
     /// The kernel sends no FSYNC after an O_DSYNC write that passes its cache by: that is `isSynchronous`.
     private func answer(_ request: fuse_req_t?, written range: ByteRange, isSynchronous: Bool) {
         if isSynchronous, let code = commit() { return refuse(request, code) }
-        fuse_reply_write(request, Int(range.length))
+        clinux_fuse_reply_write(request, Int(range.length))
     }
 
     // MARK: - Past the page cache
@@ -127,7 +127,7 @@ extension OpenFile {
 
     /// Makes a range zeros and answers.
     private func zero(_ request: fuse_req_t?, _ disk: Disk, _ range: ByteRange, _ role: OpenRole) {
-        let done = { @Sendable (request: fuse_req_t?) in _ = fuse_reply_err(request, 0) }
+        let done = { @Sendable (request: fuse_req_t?) in _ = clinux_fuse_reply_err(request, 0) }
         let zero = { @Sendable () throws(ImageError) in
             try disk.zero(range)
             role.image.context.keeper.changed()
@@ -163,7 +163,7 @@ extension OpenFile {
         let code = commit()
         // Perhaps the last of this file, and umount(2) may be the next that comes.
         role?.image.context.keeper.committed()
-        fuse_reply_err(request, code ?? 0)
+        clinux_fuse_reply_err(request, code ?? 0)
     }
 
     /// Answers an FSYNC. A commit that failed while nobody waited is told here, once for each open file.
@@ -172,7 +172,7 @@ extension OpenFile {
         guard let writing = role?.image.writing else { return refuse(request, 0) }
         let failures = writing.failures.load(ordering: .acquiring)
         let isNews = failuresSeen.exchange(failures, ordering: .relaxed) != failures
-        fuse_reply_err(request, code ?? (isNews ? writing.lastFailure.load(ordering: .relaxed) : 0))
+        clinux_fuse_reply_err(request, code ?? (isNews ? writing.lastFailure.load(ordering: .relaxed) : 0))
     }
 
     /// Makes everything durable that was acknowledged before. The error number, or nil.
@@ -182,11 +182,11 @@ extension OpenFile {
         return nil
     }
 
-    private func refuse(_ request: fuse_req_t?, _ code: Int32) { fuse_reply_err(request, code) }
+    private func refuse(_ request: fuse_req_t?, _ code: Int32) { clinux_fuse_reply_err(request, code) }
 
     private func refuse(_ request: fuse_req_t?, _ error: ImageError) {
         counters.errors.add(1, ordering: .relaxed)
-        fuse_reply_err(request, error.errorNumberOfWriting)
+        clinux_fuse_reply_err(request, error.errorNumberOfWriting)
     }
 }
 

@@ -70,12 +70,12 @@ final class OpenFile: Sendable {
     func answerRead(_ request: fuse_req_t?, size: Int, offset: off_t) {
         guard let disk else { return answerText(request, size: size, offset: offset) }
         guard offset >= 0, size >= 0, let asked = ByteRange(at: UInt64(offset), length: UInt64(size)) else {
-            fuse_reply_err(request, EINVAL)
+            clinux_fuse_reply_err(request, EINVAL)
             return
         }
         let range = asked.clipped(to: disk.size)
         guard !range.isEmpty else {
-            fuse_reply_buf(request, nil, 0)
+            clinux_fuse_reply_buf(request, nil, 0)
             return
         }
         counters.reads.add(1, ordering: .relaxed)
@@ -89,7 +89,7 @@ final class OpenFile: Sendable {
             try copied(disk, range, request)
         } catch {
             counters.errors.add(1, ordering: .relaxed)
-            fuse_reply_err(request, EIO)
+            clinux_fuse_reply_err(request, EIO)
         }
     }
 
@@ -125,14 +125,14 @@ final class OpenFile: Sendable {
             throw ImageError(.outOfRange, "a request larger than was agreed with the kernel", at: range.lower)
         }
         try disk.read(range, into: UnsafeMutableRawBufferPointer(start: buffer, count: length))
-        fuse_reply_buf(request, buffer.assumingMemoryBound(to: CChar.self), length)
+        clinux_fuse_reply_buf(request, buffer.assumingMemoryBound(to: CChar.self), length)
     }
 
     private func answerText(_ request: fuse_req_t?, size: Int, offset: off_t) {
         let start = min(max(0, Int(offset)), text.count)
         let count = min(max(0, size), text.count - start)
         text.withUnsafeBytes { bytes in
-            _ = fuse_reply_buf(
+            _ = clinux_fuse_reply_buf(
                 request, bytes.baseAddress?.advanced(by: start).assumingMemoryBound(to: CChar.self), count)
         }
     }
@@ -141,7 +141,7 @@ final class OpenFile: Sendable {
     func answerSeek(_ request: fuse_req_t?, offset: off_t, findsData: Bool) {
         let size = disk?.size ?? UInt64(text.count)
         guard offset >= 0, UInt64(offset) < size else {
-            fuse_reply_err(request, ENXIO)
+            clinux_fuse_reply_err(request, ENXIO)
             return
         }
         do throws(ImageError) {
@@ -151,13 +151,13 @@ final class OpenFile: Sendable {
                     findsData ? try disk.nextData(from: start) : try disk.nextHole(from: start)
                 } else { findsData ? start : size }
             guard let found, let position = off_t(exactly: found) else {
-                fuse_reply_err(request, ENXIO)
+                clinux_fuse_reply_err(request, ENXIO)
                 return
             }
-            fuse_reply_lseek(request, position)
+            clinux_fuse_reply_lseek(request, position)
         } catch {
             counters.errors.add(1, ordering: .relaxed)
-            fuse_reply_err(request, EIO)
+            clinux_fuse_reply_err(request, EIO)
         }
     }
 }

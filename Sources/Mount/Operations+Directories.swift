@@ -8,13 +8,13 @@ func onOpenDirectory(_ request: fuse_req_t?, _ node: fuse_ino_t, _ info: UnsafeM
         guard let info else { throw ImageError(.io, "a request without a handle") }
         let handle = Unmanaged.passRetained(try system.openDirectory(node))
         info.pointee.fh = UInt64(UInt(bitPattern: handle.toOpaque()))
-        if fuse_reply_open(request, info) != 0 { handle.release() }
+        if clinux_fuse_reply_directory(request, info) != 0 { handle.release() }
     }
 }
 
 func onReleaseDirectory(_ request: fuse_req_t?, _ node: fuse_ino_t, _ info: UnsafeMutablePointer<fuse_file_info>?) {
     if let pointer = handle(info) { Unmanaged<OpenDirectory>.fromOpaque(pointer).release() }
-    fuse_reply_err(request, 0)
+    clinux_fuse_reply_err(request, 0)
 }
 
 func onList(
@@ -44,7 +44,7 @@ private func answerListing(
         let buffer = UnsafeMutableRawBufferPointer(start: space, count: min(max(0, size), Int(CLINUX_FUSE_BUFFER)))
         var listing = Listing(request: request, system: system, buffer: buffer, withAttributes: withAttributes)
         listing.fill(from: directory, entries, offset: Int(max(0, offset)))
-        guard fuse_reply_buf(request, space.assumingMemoryBound(to: CChar.self), listing.used) != 0 else { return }
+        guard clinux_fuse_reply_buf(request, space.assumingMemoryBound(to: CChar.self), listing.used) != 0 else { return }
         // Whoever asked went away: the kernel has not seen the nodes.
         for id in listing.held { system.table.forget(id, count: 1) }
     }
@@ -104,8 +104,8 @@ private struct Listing {
         let needed = (name + [0]).withUnsafeBytes { bytes in
             let text = bytes.baseAddress?.assumingMemoryBound(to: CChar.self)
             return withAttributes
-                ? fuse_add_direntry_plus(request, place, room, text, &parameters, off_t(next))
-                : fuse_add_direntry(request, place, room, text, &parameters.attr, off_t(next))
+                ? clinux_fuse_add_direntry_plus(request, place, room, text, &parameters, off_t(next))
+                : clinux_fuse_add_direntry(request, place, room, text, &parameters.attr, off_t(next))
         }
         guard needed <= room else { return false }
         used += needed

@@ -27,7 +27,7 @@ private func answerOpen(_ request: fuse_req_t?, _ file: OpenFile) {
 
 func onRelease(_ request: fuse_req_t?, _ node: fuse_ino_t, _ info: UnsafeMutablePointer<fuse_file_info>?) {
     if let pointer = handle(info) { Unmanaged<OpenFile>.fromOpaque(pointer).release() }
-    fuse_reply_err(request, 0)
+    clinux_fuse_reply_err(request, 0)
 }
 
 /// The address in a file handle, which OPEN or OPENDIR put there.
@@ -40,7 +40,7 @@ func onRead(
     _ info: UnsafeMutablePointer<fuse_file_info>?
 ) {
     guard let pointer = handle(info) else {
-        fuse_reply_err(request, EBADF)
+        clinux_fuse_reply_err(request, EBADF)
         return
     }
     logRead(request, node, size, offset)
@@ -61,12 +61,12 @@ func onSeek(
     _ info: UnsafeMutablePointer<fuse_file_info>?
 ) {
     guard let pointer = handle(info) else {
-        fuse_reply_err(request, EBADF)
+        clinux_fuse_reply_err(request, EBADF)
         return
     }
     let (data, hole): (Int32, Int32) = (3, 4)  // SEEK_DATA, SEEK_HOLE: lseek(2)
     guard whence == data || whence == hole else {
-        fuse_reply_err(request, EINVAL)
+        clinux_fuse_reply_err(request, EINVAL)
         return
     }
     Unmanaged<OpenFile>.fromOpaque(pointer)._withUnsafeGuaranteedRef {
@@ -88,18 +88,18 @@ extension ImageError {
 extension Operations {
     /// Every call that would change something is answered with EROFS, also where the kernel refuses it first.
     static func refuseChanges(_ table: inout fuse_lowlevel_ops) {
-        table.setattr = { request, _, _, _, _ in fuse_reply_err(request, EROFS) }
-        table.mknod = { request, _, _, _, _ in fuse_reply_err(request, EROFS) }
-        table.mkdir = { request, _, _, _ in fuse_reply_err(request, EROFS) }
-        table.unlink = { request, _, _ in fuse_reply_err(request, EROFS) }
-        table.rmdir = { request, _, _ in fuse_reply_err(request, EROFS) }
-        table.symlink = { request, _, _, _ in fuse_reply_err(request, EROFS) }
-        table.rename = { request, _, _, _, _, _ in fuse_reply_err(request, EROFS) }
-        table.link = { request, _, _, _ in fuse_reply_err(request, EROFS) }
-        table.create = { request, _, _, _, _ in fuse_reply_err(request, EROFS) }
-        table.write = { request, _, _, _, _, _ in fuse_reply_err(request, EROFS) }
-        table.fallocate = { request, _, _, _, _, _ in fuse_reply_err(request, EROFS) }
-        table.setxattr = { request, _, _, _, _, _ in fuse_reply_err(request, EROFS) }
-        table.removexattr = { request, _, _ in fuse_reply_err(request, EROFS) }
+        table.setattr = { request, _, _, _, _ in clinux_fuse_reply_err(request, EROFS) }
+        table.mknod = { request, _, _, _, _ in clinux_fuse_reply_err(request, EROFS) }
+        table.mkdir = { request, _, _, _ in clinux_fuse_reply_err(request, EROFS) }
+        table.unlink = { request, _, _ in clinux_fuse_reply_err(request, EROFS) }
+        table.rmdir = { request, _, _ in clinux_fuse_reply_err(request, EROFS) }
+        table.symlink = { request, _, _, _ in clinux_fuse_reply_err(request, EROFS) }
+        table.rename = { request, _, _, _, _, _ in clinux_fuse_reply_err(request, EROFS) }
+        table.link = { request, _, _, _ in clinux_fuse_reply_err(request, EROFS) }
+        table.create = { request, _, _, _, _ in clinux_fuse_reply_err(request, EROFS) }
+        table.write = { request, _, _, _, _, _ in clinux_fuse_reply_err(request, EROFS) }
+        table.fallocate = { request, _, _, _, _, _ in clinux_fuse_reply_err(request, EROFS) }
+        table.setxattr = { request, _, _, _, _, _ in clinux_fuse_reply_err(request, EROFS) }
+        table.removexattr = { request, _, _ in clinux_fuse_reply_err(request, EROFS) }
     }
 }

@@ -1,5 +1,6 @@
 internal import Bytes
 internal import CFuse3
+internal import CLinux
 internal import Glibc
 internal import Logging
 internal import Storage
@@ -10,17 +11,17 @@ extension Operations {
         table.write = onWrite
         table.fallocate = onAllocate
         table.setattr = onSetAttributes
-        table.mknod = { request, _, _, _, _ in fuse_reply_err(request, EPERM) }
-        table.mkdir = { request, _, _, _ in fuse_reply_err(request, EPERM) }
-        table.unlink = { request, _, _ in fuse_reply_err(request, EPERM) }
-        table.rmdir = { request, _, _ in fuse_reply_err(request, EPERM) }
-        table.symlink = { request, _, _, _ in fuse_reply_err(request, EPERM) }
-        table.rename = { request, _, _, _, _, _ in fuse_reply_err(request, EPERM) }
-        table.link = { request, _, _, _ in fuse_reply_err(request, EPERM) }
-        table.create = { request, _, _, _, _ in fuse_reply_err(request, EPERM) }
+        table.mknod = { request, _, _, _, _ in clinux_fuse_reply_err(request, EPERM) }
+        table.mkdir = { request, _, _, _ in clinux_fuse_reply_err(request, EPERM) }
+        table.unlink = { request, _, _ in clinux_fuse_reply_err(request, EPERM) }
+        table.rmdir = { request, _, _ in clinux_fuse_reply_err(request, EPERM) }
+        table.symlink = { request, _, _, _ in clinux_fuse_reply_err(request, EPERM) }
+        table.rename = { request, _, _, _, _, _ in clinux_fuse_reply_err(request, EPERM) }
+        table.link = { request, _, _, _ in clinux_fuse_reply_err(request, EPERM) }
+        table.create = { request, _, _, _, _ in clinux_fuse_reply_err(request, EPERM) }
         // No getxattr: the kernel would ask for one before each write.
-        table.setxattr = { request, _, _, _, _, _ in fuse_reply_err(request, EPERM) }
-        table.removexattr = { request, _, _ in fuse_reply_err(request, EPERM) }
+        table.setxattr = { request, _, _, _, _, _ in clinux_fuse_reply_err(request, EPERM) }
+        table.removexattr = { request, _, _ in clinux_fuse_reply_err(request, EPERM) }
     }
 
     /// Finds the open file behind a request, without counting a reference to it; EBADF where there is none.
@@ -28,7 +29,7 @@ extension Operations {
         _ request: fuse_req_t?, _ info: UnsafeMutablePointer<fuse_file_info>?, _ body: (OpenFile) -> Void
     ) {
         guard let pointer = handle(info) else {
-            fuse_reply_err(request, EBADF)
+            clinux_fuse_reply_err(request, EBADF)
             return
         }
         Unmanaged<OpenFile>.fromOpaque(pointer)._withUnsafeGuaranteedRef(body)
@@ -87,10 +88,10 @@ func onSynchroniseDirectory(
 ) {
     Operations.answer(request, "FSYNCDIR", node) { (system) throws(ImageError) in
         do throws(ImageError) { try system.context.keeper.commitAll() } catch {
-            fuse_reply_err(request, error.errorNumberOfWriting)
+            clinux_fuse_reply_err(request, error.errorNumberOfWriting)
             return
         }
-        fuse_reply_err(request, 0)
+        clinux_fuse_reply_err(request, 0)
     }
 }
 
@@ -99,10 +100,10 @@ func onSetAttributes(
     _ info: UnsafeMutablePointer<fuse_file_info>?
 ) {
     Operations.answer(request, "SETATTR", node) { (system) throws(ImageError) in
-        let others = Int32(FUSE_SET_ATTR_MODE) | Int32(FUSE_SET_ATTR_UID) | Int32(FUSE_SET_ATTR_GID)
-        let size: UInt64? =
-            valid & Int32(FUSE_SET_ATTR_SIZE) != 0 ? wanted.map { UInt64(max(0, $0.pointee.st_size)) } : nil
-        var (attributes, timeout) = try system.change(node, size: size, onlyTimes: valid & others == 0)
-        fuse_reply_attr(request, &attributes, timeout)
+        let setsSize = clinux_fuse_sets_size(valid) != 0
+        let size: UInt64? = setsSize ? wanted.map { UInt64(max(0, $0.pointee.st_size)) } : nil
+        let onlyTimes = clinux_fuse_sets_owner_or_mode(valid) == 0
+        var (attributes, timeout) = try system.change(node, size: size, onlyTimes: onlyTimes)
+        clinux_fuse_reply_attr(request, &attributes, timeout)
     }
 }

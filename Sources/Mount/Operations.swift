@@ -1,4 +1,5 @@
 internal import CFuse3
+internal import CLinux
 internal import Glibc
 internal import Logging
 internal import Storage
@@ -33,7 +34,7 @@ enum Operations {
 
     /// Runs `body` with the file system behind a request, without counting a reference to it.
     static func withSystem<Value>(_ request: fuse_req_t?, _ body: (FileSystem) -> Value) -> Value? {
-        guard let pointer = fuse_req_userdata(request) else { return nil }
+        guard let pointer = clinux_fuse_req_userdata(request) else { return nil }
         return Unmanaged<FileSystem>.fromOpaque(pointer)._withUnsafeGuaranteedRef(body)
     }
 
@@ -46,7 +47,7 @@ enum Operations {
             if system.context.options.debug { system.context.log.debug("\(operation) node \(node)") }
             do throws(ImageError) { try body(system) } catch {
                 if system.context.options.debug { system.context.log.debug("\(operation) node \(node): \(error)") }
-                fuse_reply_err(request, errorNumber(error))
+                clinux_fuse_reply_err(request, errorNumber(error))
             }
         }
     }
@@ -75,13 +76,13 @@ func onLookup(_ request: fuse_req_t?, _ parent: fuse_ino_t, _ name: UnsafePointe
             throw ImageError(.missing, "the name is too long", errno: ENAMETOOLONG)
         }
         var entry = try system.lookup(bytes, in: parent)
-        if fuse_reply_entry(request, &entry) != 0 { system.table.forget(entry.ino, count: 1) }
+        if clinux_fuse_reply_entry(request, &entry) != 0 { system.table.forget(entry.ino, count: 1) }
     }
 }
 
 func onForget(_ request: fuse_req_t?, _ node: fuse_ino_t, _ count: UInt64) {
     _ = Operations.withSystem(request) { $0.table.forget(node, count: count) }
-    fuse_reply_none(request)
+    clinux_fuse_reply_none(request)
 }
 
 func onForgetMany(_ request: fuse_req_t?, _ count: Int, _ list: UnsafeMutablePointer<fuse_forget_data>?) {
@@ -89,19 +90,19 @@ func onForgetMany(_ request: fuse_req_t?, _ count: Int, _ list: UnsafeMutablePoi
         guard let list else { return }
         for index in 0..<count { system.table.forget(list[index].ino, count: list[index].nlookup) }
     }
-    fuse_reply_none(request)
+    clinux_fuse_reply_none(request)
 }
 
 func onAttributes(_ request: fuse_req_t?, _ node: fuse_ino_t, _ info: UnsafeMutablePointer<fuse_file_info>?) {
     Operations.answer(request, "GETATTR", node) { (system) throws(ImageError) in
         var (attributes, timeout) = try system.attributes(of: node)
-        fuse_reply_attr(request, &attributes, timeout)
+        clinux_fuse_reply_attr(request, &attributes, timeout)
     }
 }
 
 func onStatistics(_ request: fuse_req_t?, _ node: fuse_ino_t) {
     Operations.answer(request, "STATFS", node) { (system) throws(ImageError) in
         var result = system.statistics()
-        fuse_reply_statfs(request, &result)
+        clinux_fuse_reply_statfs(request, &result)
     }
 }

@@ -1,4 +1,3 @@
-internal import CFuse3
 internal import CLinux
 internal import Glibc
 internal import Logging
@@ -46,19 +45,12 @@ struct SessionMaker {
 
     private func make(_ system: FileSystem, allowOther: Bool) throws(ImageError) -> SessionHandle {
         var callbacks = Operations.table(isWritable: options.isWritable)
-        let arguments = ["platter", "-o", optionText(allowOther: allowOther)].map { (text: String) in strdup(text) }
-        defer { for argument in arguments { free(argument) } }
-        var vector = arguments + [nil]
-        let session = vector.withUnsafeMutableBufferPointer { vector in
-            var list = fuse_args(argc: Int32(arguments.count), argv: vector.baseAddress, allocated: 0)
-            defer { fuse_opt_free_args(&list) }
-            return fuse_session_new(
-                &list, &callbacks, MemoryLayout<fuse_lowlevel_ops>.size, Unmanaged.passUnretained(system).toOpaque())
-        }
+        let session = clinux_fuse_session_new(
+            optionText(allowOther: allowOther), &callbacks, Unmanaged.passUnretained(system).toOpaque())
         guard let session else { throw failure("cannot prepare the mount", EINVAL) }
-        let (code, words) = Self.listening { fuse_session_mount(session, options.mountpoint) == 0 }
+        let (code, words) = Self.listening { clinux_fuse_session_mount(session, options.mountpoint) == 0 }
         guard code == 0 else {
-            fuse_session_destroy(session)
+            clinux_fuse_session_destroy(session)
             throw failure("cannot mount", code, words)
         }
         if let words { options.log.debug("\(words)") }

@@ -79,6 +79,19 @@ import Testing
         if source.module == "Bytes" { #expect(source.imports.isEmpty) }
     }
 
+    /// libfuse's headers turn functions into macros and change the types of constants: C calls them, and Swift only sees
+    /// structures.
+    @Test(arguments: product)
+    func callsNothingOfLibfuse(source: Source) {
+        if source.imports.contains("CFuse3") { #expect(source.module == "Mount") }
+        let structures: Set = ["fuse_entry_param(", "fuse_lowlevel_ops("]
+        for (number, line) in source.code.enumerated() {
+            for found in line.matches(of: #/\b(fuse_\w+\(|FUSE_\w+)/#) where !structures.contains(String(found.1)) {
+                Issue.record("\(source.path):\(number + 1): \(found.1)")
+            }
+        }
+    }
+
     /// No format names a type that another format's folder declares.
     @Test func formatsDoNotKnowEachOther() {
         let folders = Dictionary(

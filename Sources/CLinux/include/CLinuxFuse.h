@@ -1,5 +1,5 @@
-// The C side of the FUSE session: what libfuse3 offers only as macros or with varying signatures, the per-thread state
-// of the workers, the helper process that unmounts, and the self-restriction of the serving process.
+// The C side of the FUSE session: every call of libfuse3, the per-thread state of the workers, the helper process that
+// unmounts, and the self-restriction of the serving process.
 #ifndef PLATTER_CLINUX_FUSE_H
 #define PLATTER_CLINUX_FUSE_H
 
@@ -10,6 +10,60 @@
 
 struct fuse_session;
 struct fuse_req;
+struct fuse_conn_info;
+struct fuse_entry_param;
+struct fuse_file_info;
+struct fuse_lowlevel_ops;
+struct stat;
+struct statvfs;
+
+// ---- fuse_calls.c: libfuse's functions for Swift, which calls none of them itself. Where nothing else is said, each
+// does and returns what the function of libfuse does that its name ends with.
+
+// A session with the options of a mount as text (those of mount(8), escaped), or NULL. `user` goes to each callback.
+struct fuse_session *clinux_fuse_session_new(const char *options, const struct fuse_lowlevel_ops *operations,
+                                             void *user);
+int clinux_fuse_session_mount(struct fuse_session *session, const char *path);
+void clinux_fuse_session_unmount(struct fuse_session *session);
+void clinux_fuse_session_destroy(struct fuse_session *session);
+
+// Sets the largest WRITE in bytes, and how many requests may wait that nobody waits for.
+void clinux_fuse_limit(struct fuse_conn_info *connection, uint32_t write, uint32_t background);
+// What the kernel and we may agree on when a mount begins (the FUSE_CAP_ constants of libfuse).
+enum clinux_fuse_ability {
+    CLINUX_FUSE_ASYNC_READ,
+    CLINUX_FUSE_ASYNC_DIRECT,
+    CLINUX_FUSE_PARALLEL_DIRECTORIES,
+    CLINUX_FUSE_SPLICE_READ,
+    CLINUX_FUSE_EXPORT,
+    CLINUX_FUSE_AUTO_INVALIDATE,
+    CLINUX_FUSE_IO_URING,
+};
+// Asks for an ability if the kernel has it, or gives it up. One that this libfuse does not know is not there.
+void clinux_fuse_want(struct fuse_conn_info *connection, enum clinux_fuse_ability ability, int wanted);
+
+void *clinux_fuse_req_userdata(struct fuse_req *request);
+// Whether SETATTR sets the size, by its mask; whether it sets an owner or a mode.
+int clinux_fuse_sets_size(int valid);
+int clinux_fuse_sets_owner_or_mode(int valid);
+int clinux_fuse_reply_err(struct fuse_req *request, int code);
+void clinux_fuse_reply_none(struct fuse_req *request);
+int clinux_fuse_reply_entry(struct fuse_req *request, const struct fuse_entry_param *entry);
+int clinux_fuse_reply_attr(struct fuse_req *request, const struct stat *attributes, double timeout);
+int clinux_fuse_reply_buf(struct fuse_req *request, const char *bytes, size_t count);
+// Answers OPENDIR (fuse_reply_open); files are opened by clinux_fuse_reply_open below.
+int clinux_fuse_reply_directory(struct fuse_req *request, const struct fuse_file_info *info);
+int clinux_fuse_reply_write(struct fuse_req *request, size_t count);
+int clinux_fuse_reply_lseek(struct fuse_req *request, off_t offset);
+int clinux_fuse_reply_statfs(struct fuse_req *request, const struct statvfs *facts);
+size_t clinux_fuse_add_direntry(struct fuse_req *request, char *buffer, size_t room, const char *name,
+                                const struct stat *attributes, off_t next);
+size_t clinux_fuse_add_direntry_plus(struct fuse_req *request, char *buffer, size_t room, const char *name,
+                                     const struct fuse_entry_param *entry, off_t next);
+// Has the kernel forget the attributes of a node and its pages in a range (fuse_lowlevel_notify_inval_inode), or a name
+// in a directory (fuse_lowlevel_notify_inval_entry). 0, or a negative errno.
+int clinux_fuse_notify_inode(struct fuse_session *session, uint64_t node, off_t start, off_t count);
+int clinux_fuse_notify_entry(struct fuse_session *session, uint64_t parent, const char *name, size_t length);
 
 // ---- fuse_session.c: requests and replies
 
