@@ -3,13 +3,16 @@
 #   make run                      build, make a demo image, mount it, say what to try next
 #   make run IMAGE=… AT=…         build and mount your image (or directory of images)
 #   make test                     every check and every test
-#   make build deps lint fuzz torture tsan bench man install uninstall clean
+#   make debian SUITE=trixie      as root: build and run in a fresh Debian of that name
+#   make install                  as root: install what `make build` has built
+#   make build deps lint fuzz torture tsan bench man uninstall clean
 #
 # `run` and `test` install what is missing (Debian, Ubuntu); `make deps` does only that.
 
 PREFIX  ?= /usr/local
 SBINDIR ?= /sbin
 DESTDIR ?=
+FUSE_CONF = /etc/fuse.conf
 IMAGE   ?=
 AT      ?=
 # Seconds for each fuzz target.
@@ -23,6 +26,8 @@ BENCH_MIB ?= 1024
 # What it measures: the names of peers.sh. The second list is measured on a mount that writes.
 BENCH_READS  ?= seqcold,seqhot,seqdirect,rr1,rr16,rr4j,loopseq,looprr1,looprr16
 BENCH_WRITES ?= seqw,seqwsync,rw1,rw16,alloc,loopw
+# The Debian that `make debian` makes.
+SUITE   ?= trixie
 SHARED  ?= $(or $(PLATTER_SHARED),$(CURDIR)/../shared)
 
 SWIFT_FLAGS = --explicit-target-dependency-import-check error
@@ -34,8 +39,8 @@ TEST_PACKAGES = qemu-utils qemu-system-common libvhdi-utils fio e2fsprogs xfspro
 	strace util-linux mount parted gdisk mandoc tar binutils procps
 DEMO_PACKAGES = qemu-utils e2fsprogs
 
-.PHONY: build run test deps build-deps test-deps demo-deps toolchain lint fuzz fuzz-slice torture torture-slice tsan bench \
-	man install uninstall clean
+.PHONY: build run run-arguments test deps build-deps test-deps demo-deps toolchain lint fuzz fuzz-slice torture \
+	torture-slice tsan bench debian man install uninstall clean
 
 build: build-deps
 	swift build $(RELEASE)
@@ -44,7 +49,8 @@ build: build-deps
 
 deps: build-deps test-deps
 
-toolchain:
+# Whoever types `make run` with an argument that is wrong learns it before anything is installed or built.
+toolchain: $(if $(filter run,$(MAKECMDGOALS)),run-arguments)
 	@command -v swift >/dev/null || { \
 	  echo "platter needs the Swift toolchain, 6.2 or newer, and this machine has none." >&2; \
 	  echo "Get it from https://www.swift.org/install/linux/ (or with swiftly), put it into PATH, and try again." >&2; \
@@ -72,12 +78,20 @@ demo-deps: build-deps
 
 # --- Trying it --------------------------------------------------------------------------------------------------
 
-run: demo-deps build
+# What is said on the command line is in the environment too, where the shell quotes it.
+run-arguments:
+	@if [ -z "$$IMAGE" ]; then \
+	  [ -z "$$AT" ] || { echo "AT says where to mount, but IMAGE is missing: make run IMAGE=FILE AT=DIRECTORY" >&2; exit 1; }; \
+	  exit 0; fi; \
+	[ -n "$$AT" ] || { echo "say where to mount it: make run IMAGE='$$IMAGE' AT=DIRECTORY" >&2; exit 1; }; \
+	[ -e "$$IMAGE" ] || { echo "IMAGE=$$IMAGE: there is no such file or directory" >&2; exit 1; }; \
+	[ -r "$$IMAGE" ] || { echo "IMAGE=$$IMAGE: you may not read it" >&2; exit 1; }
+
+run: run-arguments demo-deps build
 ifneq ($(IMAGE),)
-	@[ -n "$(AT)" ] || { echo "say where to mount it: make run IMAGE='$(IMAGE)' AT=DIRECTORY" >&2; exit 1; }
-	@mkdir -p "$(AT)" 2>/dev/null || [ -e "$(AT)" ]
-	$(PLATTER) "$(IMAGE)" "$(AT)"
-	@echo "Unmount with: $(PLATTER) umount '$(AT)'"
+	@[ -e "$$AT" ] || mkdir -p "$$AT"
+	@$(PLATTER) mount -- "$$IMAGE" "$$AT"
+	@echo "Unmount with: $(PLATTER) umount '$$AT'"
 else
 	@mkdir -p demo/disk demo/content
 	@[ -e demo/demo.qcow2 ] || { set -e; \
@@ -87,14 +101,24 @@ else
 	  qemu-img convert -q -f raw -O qcow2 -c demo/demo.part demo/demo.new; \
 	  rm demo/demo.part; mv demo/demo.new demo/demo.qcow2; }
 	@$(PLATTER) list | grep -qF "$(CURDIR)/demo/disk " || $(PLATTER) demo/demo.qcow2 demo/disk
-	@echo; echo "The disk inside demo/demo.qcow2 is now the file demo/disk/demo.qcow2.raw. Try:"; \
-	echo "  ls -ls demo/disk                                        a sparse file of 64 MiB"; \
-	echo "  /sbin/debugfs -R 'cat hello.txt' demo/disk/demo.qcow2.raw   a file on it, without root"; \
-	echo "  sudo mount -o loop,ro demo/disk/demo.qcow2.raw /mnt     the filesystem on it"; \
-	echo "  $(PLATTER) info demo/demo.qcow2               what the image is"; \
-	echo "  $(PLATTER) list                               what is mounted, and by whom it is used"; \
-	echo "  $(PLATTER) umount demo/disk                   the end"
+	@$(hints)
 endif
+
+# What to try next: only what works for whoever runs it. A loop device reads as root, and others see the mount of an
+# ordinary user only where /etc/fuse.conf says user_allow_other.
+define hints
+echo; echo "The disk inside demo/demo.qcow2 is now the file demo/disk/demo.qcow2.raw. Try:"; \
+echo "  ls -ls demo/disk                                        a sparse file of 64 MiB"; \
+echo "  /sbin/debugfs -R 'cat hello.txt' demo/disk/demo.qcow2.raw   a file on it, without root"; \
+root=; [ "$$(id -u)" = 0 ] || root='sudo '; \
+if [ -e /dev/loop-control ] && { [ -z "$$root" ] || { command -v sudo >/dev/null \
+    && grep -Eqs '^[[:space:]]*user_allow_other' $(FUSE_CONF); }; }; then \
+  echo "  $${root}mount -o loop,ro demo/disk/demo.qcow2.raw /mnt     the filesystem on it"; \
+  echo "  $${root}umount /mnt                                     and its end"; fi; \
+echo "  $(PLATTER) info demo/demo.qcow2               what the image is"; \
+echo "  $(PLATTER) list                               what is mounted, and by whom it is used"; \
+echo "  $(PLATTER) umount demo/disk                   the end"
+endef
 
 # --- Checks -----------------------------------------------------------------------------------------------------
 
@@ -136,6 +160,10 @@ torture-slice:
 	swift build $(RELEASE) --product Torture
 	PLATTER_TORTURE_STATES=2000 .build/release/Torture
 
+# A fresh Debian in a directory: `make run` and `make install` in it. Needs root, debootstrap and a Debian mirror.
+debian:
+	@Tests/Debian/run.sh $(SUITE)
+
 bench: test-deps build
 	@if [ ! -x "$(SHARED)/bench/peers.sh" ]; then \
 	  echo "skipped: there is no $(SHARED)/bench/peers.sh (set PLATTER_SHARED)"; exit 0; fi; \
@@ -161,7 +189,9 @@ bench: test-deps build
 man:
 	man ./man/platter.1
 
-install: build
+# Copies what is built and builds nothing: root's PATH often has no swift, and root's files in .build are in the way.
+install:
+	@[ -x $(PLATTER) ] || { echo "there is no $(PLATTER) to install: run 'make build' first, as yourself" >&2; exit 1; }
 	install -D -s -m 755 $(PLATTER) "$(DESTDIR)$(PREFIX)/bin/platter"
 	install -D -m 644 man/platter.1 "$(DESTDIR)$(PREFIX)/share/man/man1/platter.1"
 	install -d "$(DESTDIR)$(SBINDIR)"
