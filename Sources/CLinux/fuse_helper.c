@@ -5,11 +5,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -30,14 +33,36 @@ static int with_fusermount(const char *path) {
     return WIFEXITED(status) && WEXITSTATUS(status) == 127 ? ENOENT : EPERM;
 }
 
-static int obey(char command, const char *path, uint64_t device) {
+// Whether the mount on `device` is anywhere in this namespace: 1, 0, or -1 where nothing tells (no /proc).
+static int is_attached(uint64_t device) {
+    FILE *table = fopen("/proc/self/mountinfo", "re");
+    if (table == NULL) return -1;
+    char *line = NULL;
+    size_t room = 0;
+    int found = 0;
+    while (!found && getline(&line, &room, table) > 0) {
+        unsigned int high, low;
+        found = sscanf(line, "%*d %*d %u:%u ", &high, &low) == 2 && makedev(high, low) == device;
+    }
+    free(line);
+    fclose(table);
+    return found;
+}
+
+static int detach(char command, const char *path, uint64_t device) {
     uint64_t there = 0;
     if (clinux_mount_device(path, &there) != 0) return errno;
-    if (there != device) return EINVAL;
+    if (there != device) return EBUSY;
     int flags = UMOUNT_NOFOLLOW | MNT_DETACH | (command == 'f' ? MNT_FORCE : 0);
     if (umount2(path, flags) == 0) return 0;
     if (errno != EPERM) return errno;
     return with_fusermount(path);
+}
+
+// Somebody else may unmount at the same moment, or have done so: what is wanted is there then.
+static int obey(char command, const char *path, uint64_t device) {
+    int code = detach(command, path, device);
+    return code != 0 && is_attached(device) == 0 ? 0 : code;
 }
 
 static void run(const char *path, uint64_t device) {

@@ -81,7 +81,7 @@ package final class MountSession: Sendable {
             }
         }
         raiseReadAhead(mounted.device)
-        if options.isWritable { MemoryPressure(context.log).prepare() }
+        let shortage = options.isWritable ? MemoryPressure.prepare() : nil
         if options.restrict { Restriction(options, context.log).apply() }
         let threads = ServingThreads(
             session: mounted.session, context: context, watcher: tree.watcher, table: system.table)
@@ -97,32 +97,56 @@ package final class MountSession: Sendable {
             throw error
         }
         onReady()
+        // Not before: until then the log is the terminal of whoever mounts, to whom this is no news.
+        if let shortage { context.log.notice("\(shortage)") }
         threads.join()
         try context.keeper.finishAll()
         if let failure = context.badEnd.withLock({ $0 }) { throw failure }
     }
 
-    /// Detaches the mount from its path, so that it ends when its last user goes. Says in the log why it fails; the mount
-    /// is served on then. Returns whether it is detached. Commits nothing, here as in `abort`: the host's disk may hang, and the
-    /// thread that takes signals must not. What was written is committed by the keeper and when the last user has gone.
-    @discardableResult
-    package func detach() -> Bool {
-        guard let mounted = mounted.withLock({ $0 }) else { return false }
-        let code = clinux_helper_ask(mounted.helper, CChar(bitPattern: UInt8(ascii: "d")))
-        guard code != 0 else {
-            context.keeper.detached()
-            return true
-        }
-        context.log.error("\(options.mountpoint) cannot be detached: \(text(code)); it is served on")
-        return false
+    /// What came of asking a mount to end.
+    package enum Ending: Sendable {
+        /// It was done.
+        case done
+        /// The mount had ended before.
+        case over
+        /// It could not be done, and the mount is served on.
+        case refused
     }
 
-    /// Ends the connection at once: whoever still uses the mount gets errors. Returns whether it could be done.
+    /// Detaches the mount from its path, so that it ends when its last user goes. Says in the log why it fails; the mount
+    /// is served on then. Commits nothing, here as in `abort`: the host's disk may hang, and the
+    /// thread that takes signals must not. What was written is committed by the keeper and when the last user has gone.
     @discardableResult
-    package func abort() -> Bool {
-        guard let mounted = mounted.withLock({ $0 }) else { return false }
-        if mounted.abort >= 0, write(mounted.abort, "1", 1) == 1 { return true }
-        return clinux_helper_ask(mounted.helper, CChar(bitPattern: UInt8(ascii: "f"))) == 0
+    package func detach() -> Ending {
+        guard let code = tell({ Self.ask($0, "d") }) else { return .over }
+        guard code != 0 else {
+            context.keeper.detached()
+            return .done
+        }
+        let reason = code == EBUSY ? "something else is mounted over it" : text(code)
+        context.log.error("\(options.mountpoint) cannot be detached: \(reason); it is served on")
+        return .refused
+    }
+
+    /// Ends the connection at once: whoever still uses the mount gets errors.
+    @discardableResult
+    package func abort() -> Ending {
+        let code = tell { mounted in
+            mounted.abort >= 0 && write(mounted.abort, "1", 1) == 1 ? 0 : Self.ask(mounted, "f")
+        }
+        return code.map { $0 == 0 ? .done : .refused } ?? .over
+    }
+
+    /// Runs `body` on the mount while it is there, and returns what it says; nil after its end. Under the lock, which
+    /// `finish` takes before it closes what `body` uses: the number of a closed descriptor may be another file's.
+    private func tell(_ body: (Mounted) -> Int32) -> Int32? {
+        mounted.withLock { mounted in mounted.map(body) }
+    }
+
+    private static func ask(_ mounted: Mounted, _ command: Unicode.Scalar) -> Int32 {
+        guard mounted.helper >= 0 else { return EPIPE }
+        return clinux_helper_ask(mounted.helper, CChar(bitPattern: UInt8(ascii: command)))
     }
 
     /// Looks at the source anew: the kernel forgets names and attributes.

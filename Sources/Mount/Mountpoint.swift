@@ -33,9 +33,10 @@ struct Mountpoint {
         case ENOENT, ENOTDIR:
             ImageError(.missing, "the mountpoint does not exist; create it first", errno: code, file: path)
         case ENOTCONN:
+            // One of ours and of this user has been removed before; this is another program's, or another user's.
             ImageError(
-                .busy, "a mount whose server died is still there; remove it first with: platter umount --lazy",
-                errno: code, file: path)
+                .busy, "a mount of another program or user is there, whose server died; it must be removed first",
+                errno: code, detail: (geteuid() == 0 ? "" : "as root: ") + "umount -l '\(path)'", file: path)
         case EACCES: ImageError(.denied, "the mountpoint cannot be reached", errno: code, file: path)
         default: ImageError(.io, "cannot look at the mountpoint", errno: code, file: path)
         }

@@ -44,7 +44,9 @@ private func answerListing(
         let buffer = UnsafeMutableRawBufferPointer(start: space, count: min(max(0, size), Int(CLINUX_FUSE_BUFFER)))
         var listing = Listing(request: request, system: system, buffer: buffer, withAttributes: withAttributes)
         listing.fill(from: directory, entries, offset: Int(max(0, offset)))
-        guard clinux_fuse_reply_buf(request, space.assumingMemoryBound(to: CChar.self), listing.used) != 0 else { return }
+        guard clinux_fuse_reply_buf(request, space.assumingMemoryBound(to: CChar.self), listing.used) != 0 else {
+            return
+        }
         // Whoever asked went away: the kernel has not seen the nodes.
         for id in listing.held { system.table.forget(id, count: 1) }
     }

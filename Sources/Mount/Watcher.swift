@@ -50,7 +50,13 @@ final class Watcher: Sendable {
             return !state.hasComplained
         }
         guard isFirst else { return }
-        let reason = code == ENOSPC ? "raise fs.inotify.max_user_watches" : String(cString: strerror(code))
+        let reason =
+            switch code {
+            case ENOSPC: "raise fs.inotify.max_user_watches"
+            // The directory is named by its descriptor below /proc.
+            case ENOENT: "is /proc mounted?"
+            default: String(cString: strerror(code))
+            }
         context.log.warning("directories cannot be watched (\(reason)); changes show after a second")
     }
 

@@ -53,6 +53,17 @@ package final class NewFile: Sendable {
         Glibc.close(directory)
     }
 
+    /// A path by which the file can be opened again while it has no name: that of its descriptor, or without /proc, where
+    /// it begins under a hidden name, that one.
+    package var presentPath: String {
+        guard !Self.hasDescriptorPaths, let hidden = present.withLock({ $0 }) else {
+            return "/proc/self/fd/\(storage.descriptor)"
+        }
+        return path.dropLast(name.count) + hidden
+    }
+
+    private static var hasDescriptorPaths: Bool { access("/proc/self/fd", X_OK) == 0 }
+
     /// Gives the file its name, once its bytes are on the medium, and returns when the name is there too. Throws like
     /// `init`; the file has no name then.
     package func keep() throws(ImageError) {
@@ -102,7 +113,7 @@ package final class NewFile: Sendable {
 
     /// Makes the file; the name is the hidden one, or nil where it has none.
     private static func begin(in directory: Int32) throws(ImageError) -> (Int32, String?) {
-        if access("/proc/self/fd", X_OK) == 0 {
+        if hasDescriptorPaths {
             let descriptor = clinux_make_unnamed(directory, 0o644)
             if descriptor >= 0 { return (descriptor, nil) }
             guard [EOPNOTSUPP, EISDIR, EINVAL, ENOENT].contains(errno) else { throw failure(errno) }

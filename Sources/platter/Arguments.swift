@@ -1,3 +1,4 @@
+internal import CLinux
 internal import Glibc
 
 /// The command line as the system gives it.
@@ -6,8 +7,9 @@ enum Arguments {
     /// are refused rather than changed.
     static func ofProcess() throws(Failure) -> [String] {
         var result: [String] = []
-        for index in 0..<Int(CommandLine.argc) {
-            guard let pointer = CommandLine.unsafeArgv[index] else { break }
+        var index: Int32 = 0
+        while let pointer = clinux_argument(index) {
+            index += 1
             guard let text = String(validatingCString: pointer) else {
                 throw Failure(
                     .usage,
@@ -25,12 +27,19 @@ enum StandardStreams {
     /// Opens /dev/null on those that are closed: mount helpers start programs without standard input, and the first
     /// file that is opened would become it.
     static func complete() {
+        // Standard output for reading: who prints there learns that it was closed, as without this.
         for descriptor in STDIN_FILENO...STDERR_FILENO where fcntl(descriptor, F_GETFD) < 0 {
-            _ = open("/dev/null", descriptor == STDIN_FILENO ? O_RDONLY : O_WRONLY)
+            _ = open("/dev/null", descriptor == STDERR_FILENO ? O_WRONLY : O_RDONLY)
         }
         signal(SIGPIPE, SIG_IGN)
         // A file at the limit of the process (ulimit -f) is an error to the writer and not the end of the server.
         signal(SIGXFSZ, SIG_IGN)
+    }
+
+    /// Ends the process as one ends that writes into a pipe which nobody reads: by SIGPIPE.
+    static func endByPipe() {
+        signal(SIGPIPE, SIG_DFL)
+        raise(SIGPIPE)
     }
 
     /// Puts /dev/null in the place of all three, or of the first two, for a server that nobody watches.

@@ -14,6 +14,8 @@ enum ExitStatus: Int32, Sendable {
     case mount = 32
     /// A check is not possible for images of this kind.
     case unsupported = 63
+    /// Standard output is a pipe that nobody reads: the number that shells show for SIGPIPE.
+    case brokenPipe = 141
 
     /// An image could not be checked: the number of qemu-img check.
     static let unchecked = ExitStatus.usage

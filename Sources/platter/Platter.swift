@@ -8,7 +8,7 @@ internal import Glibc
         do throws(Failure) {
             status = try run(arguments: Arguments.ofProcess())
         } catch {
-            Output.report(error)
+            if error.status == .brokenPipe { StandardStreams.endByPipe() } else { Output.report(error) }
             status = error.status
         }
         exit(status.rawValue)

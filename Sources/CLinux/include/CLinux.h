@@ -21,6 +21,10 @@ struct clinux_file_facts {
     uint32_t gid;
 };
 
+// An argument of the program, its name first, as the system gave it; NULL behind the last. Swift reads them from /proc,
+// which rescue shells and chroots may not have.
+const char *clinux_argument(int index);
+
 // statx(2) of an open descriptor. 0, or -1 with errno.
 int clinux_facts(int descriptor, struct clinux_file_facts *facts);
 // statx(2) of a name below a directory (AT_FDCWD allowed), without following a final symbolic link if `nofollow`.
@@ -92,13 +96,16 @@ int clinux_zero_file(size_t size);
 // A close-on-exec pipe of at least `bytes` bytes if the system lets it grow. Its real capacity, or -1 with errno.
 int clinux_make_pipe(int ends[2], int bytes);
 
-// Names the program for syslog(3), at most 31 bytes, and connects to it.
-void clinux_syslog_open(const char *name);
+// Names the program for syslog(3), at most 31 bytes, and connects to it. 0, or -1 with errno when nobody listens.
+int clinux_syslog_open(const char *name);
 // Writes one line through syslog(3), with the priority of a LOG_ constant.
 void clinux_syslog(int priority, const char *line);
 
 // A descriptor that becomes readable when the process ends (pidfd_open), or -1 with errno.
 int clinux_pidfd(pid_t process);
+
+// Closes every open descriptor from `first` to `last`, both included.
+void clinux_close_range(int first, int last);
 
 // Lets the process open as many files as it ever may: the soft limit becomes the hard one. 0, or -1 with errno.
 int clinux_raise_descriptor_limit(void);

@@ -121,7 +121,8 @@ int clinux_readahead_descriptor(uint64_t device);
 // with and sets `pid`; -1 with errno.
 int clinux_helper_start(const char *path, uint64_t device, pid_t *pid);
 // Asks the helper for 'd' (detach lazily) or 'f' (force: abort the connection of a mount that is still there). Returns
-// 0 or an errno; EPIPE when there is no helper.
+// 0, also where the mount is on no path any more; or an errno: EBUSY when something else is mounted over it, EPIPE when
+// the helper is gone.
 int clinux_helper_ask(int socket, char command);
 
 // ---- fuse_restrict.c: what the serving process gives up

@@ -87,15 +87,20 @@ struct ImageCheck {
         reports[reports.count - 1].missingParent = missing
         if settings.isJSON {
             let objects = reports.map(\.json)
-            try Output.print((settings.checksChain ? .array(objects) : objects[0]).text + "\n")
+            try say((settings.checksChain ? .array(objects) : objects[0]).text + "\n")
         } else {
-            try Output.print(reports.map(\.text).joined(separator: "\n"))
+            try say(reports.map(\.text).joined(separator: "\n"))
         }
         let statuses = reports.map(\.status)
         if statuses.contains(.corruption) { return .corruption }
         // Whoever asked for the chain has not got all of it.
         if settings.checksChain, missing != nil { return .unchecked }
         return statuses.contains(.leaks) ? .leaks : .success
+    }
+
+    /// Prints the findings: all that a check is for, but not all of a repair.
+    private func say(_ text: String) throws(Failure) {
+        if settings.repairs { Output.tell(text) } else { try Output.print(text, orFail: .unchecked) }
     }
 
     private func check(_ path: String, _ options: DiskOptions, repairs: Bool) throws(Failure) -> Disk.Checked {

@@ -95,7 +95,7 @@ struct ImageCreation {
         do throws(ImageError) { size = try image.make() } catch { throw failure(error) }
         if !settings.isQuiet {
             let below = settings.parent.map { ", a child of \(Printable.line($0))" } ?? ""
-            try Output.print("\(Printable.line(image.path)): \(format.name), \(Printable.size(size))\(below)\n")
+            Output.tell("\(Printable.line(image.path)): \(format.name), \(Printable.size(size))\(below)\n")
         }
         return .success
     }

@@ -1,4 +1,5 @@
 internal import Glibc
+internal import Logging
 
 extension Command {
     private static let mountSynopsis = """
@@ -33,6 +34,7 @@ extension Command {
 
     private static func serve(_ settings: MountSettings, _ operands: [String]) throws(Failure) -> ExitStatus {
         try settings.validate()
+        try settings.checkOutputs()
         let plan = try MountPlan(operands, settings)
         if settings.isFake { return .success }
         // A mount helper is started without PATH, and its user did not ask for a list.
@@ -57,7 +59,7 @@ extension Command {
     ) throws(Failure) -> ExitStatus {
         let server = try Server(plan: plan, settings: settings)
         try server.run { files in
-            if !isQuiet { try? Output.print(list(files)) }
+            if !isQuiet { Output.tell(list(files)) }
             announce(settings)
         }
         return .success
@@ -73,10 +75,11 @@ extension Command {
             // Notes and logs are for everybody to read, whatever the caller's shell says.
             umask(0o022)
             let server = try Server(plan: plan, settings: settings)
-            if settings.log == .automatic { server.sink.prepareSyslog() }
+            let hasLog = settings.log != .automatic || server.sink.prepareSyslog()
             try server.run { files in
                 isReady = true
                 announce(settings)
+                if !hasLog { server.log.notice("\(noSystemLog)") }
                 _ = chdir("/")
                 if settings.log == .automatic { server.sink.redirect(to: .syslog) }
                 StandardStreams.detach(keepingErrors: settings.log == .standardError)
@@ -89,6 +92,9 @@ extension Command {
             return error.status
         }
     }
+
+    private static let noSystemLog =
+        "there is no system log here (/dev/log): errors from now on are lost; --log FILE would keep them"
 
     private static func list(_ files: [String]) -> String {
         files.map { Printable.line($0) + "\n" }.joined()

@@ -1,3 +1,4 @@
+internal import CLinux
 internal import Glibc
 
 /// Turns the program into a server behind the terminal: fork first, while there is only one thread, and let the
@@ -24,7 +25,7 @@ enum Daemon {
             // The child's own words, already a whole line.
             throw Failure(status, text)
         }
-        if !text.isEmpty { try Output.print(text) }
+        Output.tell(text)
         return .success
     }
 
@@ -39,11 +40,11 @@ enum Daemon {
 
     /// Closes every descriptor above standard error that was inherited and is not in `keeping`.
     static func closeInherited(keeping: [Int32]) {
-        for name in HostPath.names(in: "/proc/self/fd") {
-            guard let descriptor = Int32(name), descriptor > STDERR_FILENO, !keeping.contains(descriptor) else {
-                continue
-            }
-            close(descriptor)
+        var first = STDERR_FILENO + 1
+        for kept in keeping.filter({ $0 > STDERR_FILENO }).sorted() {
+            if kept > first { clinux_close_range(first, kept - 1) }
+            first = max(first, kept + 1)
         }
+        clinux_close_range(first, Int32.max)
     }
 }

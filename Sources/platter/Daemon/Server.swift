@@ -45,6 +45,7 @@ struct Server {
         do throws(ImageError) {
             let overlay = try overlay(&options)
             let session = try MountSession(options)
+            overlay?.opened()
             if settings.saysReadWrite, !settings.isWritable {
                 log.notice("\(plan.source): served read-only; 'rw' does not make platter write, 'write' does")
             }
@@ -113,11 +114,11 @@ struct Server {
         guard times == 1 else {
             log.warning("\(plan.mountpoint): ending the connection; what still uses it gets errors")
             ServiceManager.notify("STOPPING=1", "STATUS=ending the connection")
-            if !session.abort() { log.error("\(plan.mountpoint): the connection could not be ended") }
+            if session.abort() == .refused { log.error("\(plan.mountpoint): the connection could not be ended") }
             return
         }
         let users = MountUsers.of([Array(plan.mountpoint.utf8)])[0]
-        guard session.detach() else { return }
+        guard session.detach() == .done else { return }
         // Others' processes cannot be seen any more without privileges; loop devices can.
         let last = users.isEmpty ? "its last user" : users.joined(separator: ", ")
         log.notice("\(plan.mountpoint): detached; serving until \(last) is done with it")

@@ -18,8 +18,10 @@ final class LogSink: Sendable {
 
     init(_ target: Target) { self.target = Mutex(target) }
 
-    /// Connects to syslog, to be done while the process may still do so.
-    func prepareSyslog() { clinux_syslog_open("platter") }
+    /// Connects to syslog, to be done while the process may still do so. Whether somebody listens there: containers often
+    /// have no log.
+    @discardableResult
+    func prepareSyslog() -> Bool { clinux_syslog_open("platter") == 0 }
 
     /// Sends all further lines to another place.
     func redirect(to next: Target) {

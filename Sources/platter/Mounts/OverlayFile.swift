@@ -23,7 +23,7 @@ final class OverlayFile {
             let file = try Self.unnamed(beside: source)
             try Self.fill(file.storage, source: source, options)
             unnamed = file
-            path = "/proc/self/fd/\(file.storage.descriptor)"
+            path = file.presentPath
         case .file(let name):
             path = HostPath.absolute(name)
             if access(path, F_OK) == 0 {
@@ -40,11 +40,12 @@ final class OverlayFile {
 
     deinit { if isNew { unlink(path) } }
 
+    /// Says that `Disk` has opened it. A temporary one is no longer needed here, and loses the hidden name that it may have while
+    /// the process may still remove names.
+    func opened() { unnamed = nil }
+
     /// Says that the mount answers: the overlay stays from now on.
-    func keep() {
-        isNew = false
-        unnamed = nil
-    }
+    func keep() { isNew = false }
 
     private static func format() throws(ImageError) -> any ImageFormat.Type {
         guard let format = Registry.format(named: "qcow2") else {
@@ -64,7 +65,8 @@ final class OverlayFile {
         // The file never gets this name, but one that exists would be in its way.
         let name = "/.platter-overlay-" + String(UInt64.random(in: 0...UInt64.max), radix: 36)
         let slash = source.lastIndex(of: "/") ?? source.startIndex
-        let directory = getenv("TMPDIR").map { HostPath.absolute(String(cString: $0)) } ?? String(source[..<slash])
+        let wanted = getenv("TMPDIR").map { String(cString: $0) } ?? ""
+        let directory = wanted.isEmpty ? String(source[..<slash]) : HostPath.absolute(wanted)
         do throws(ImageError) { return try NewFile(path: directory + name) } catch {
             let said = error.detail ?? (error.errno > 0 ? HostPath.reason(error.errno) : "\(error.what)")
             throw ImageError(

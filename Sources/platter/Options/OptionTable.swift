@@ -80,6 +80,10 @@ struct OptionTable<Settings: Sendable>: Sendable {
                 operands.append(argument)
             }
         }
+        // An empty path would be the working directory.
+        if let index = operands.firstIndex(of: "") {
+            throw .usage("argument \(index + 1) is empty; is a variable in it not set?", command: command)
+        }
         return .run(settings, operands: operands)
     }
 

@@ -60,7 +60,7 @@ enum Values {
 
     /// Text that is not empty.
     static func text(_ text: String, _ option: String) throws(Failure) -> String {
-        guard !text.isEmpty else { throw .usage("'\(option)' needs a value") }
+        guard !text.isEmpty else { throw .usage("'\(option)' is empty; is a variable in it not set?") }
         return text
     }
 
