@@ -14,7 +14,7 @@ struct ServerLifeTests {
         #expect(kill(pid, SIGKILL) == 0)
         var type: Int64 = 0
         #expect(playground.eventually { clinux_filesystem_type(playground.mountpoint, &type) != 0 })
-        let again = try Product.run(playground.image, playground.mountpoint)
+        let again = try Product.run("--log", "/dev/null", playground.image, playground.mountpoint)
         #expect(again.succeeded && again.text == "\(playground.disk)\n", "\(again)")
         #expect(again.errors.split(separator: "\n").count == 1 && again.errors.contains("had died"), "\(again)")
         #expect(try HostFiles.read(playground.disk) == playground.content)
