@@ -14,6 +14,12 @@ enum HostPath {
         return text
     }
 
+    /// Whether there is anything at `path`, a link that leads nowhere included.
+    static func exists(_ path: String) -> Bool {
+        var status = stat()
+        return lstat(path, &status) == 0
+    }
+
     /// The absolute path of `path`, whose last part need not exist and is not followed.
     static func absolute(_ path: String) -> String {
         if path.hasPrefix("/") { return path }

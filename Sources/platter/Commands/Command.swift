@@ -29,15 +29,42 @@ struct Command: Sendable {
         guard let first = rest.first else {
             throw .usage("nothing to do: a source and a mountpoint are missing")
         }
-        if first == "--help" || first == "-h" || first == "help" { return (.showing(overview), []) }
+        if first == "--help" || first == "-h" { return (.showing(overview), []) }
+        if first == "help" { return (.showing(try help(on: Array(rest.dropFirst()))), []) }
         if first == "--version" || first == "-V" { return (.showing("platter \(Version.text)\n"), []) }
         if let command = all.first(where: { $0.name == first }) { return (command, Array(rest.dropFirst())) }
-        if taken.contains(first) {
-            throw Failure(
-                .usage,
-                "\(first): this version of platter has no such command yet; platter --help lists those that it has")
-        }
+        try checkTaken(first)
+        try checkTypo(first, isAlone: rest.count == 1)
         return (.mount, rest)
+    }
+
+    private static func checkTaken(_ word: String) throws(Failure) {
+        guard taken.contains(word) else { return }
+        throw Failure(
+            .usage, "\(word): this version of platter has no such command yet; platter --help lists those that it has")
+    }
+
+    /// Refuses a first word that can be no source and looks like the name of a command. What has a slash, or is the name
+    /// of a file, is a source whatever it looks like.
+    private static func checkTypo(_ word: String, isAlone: Bool) throws(Failure) {
+        guard !word.isEmpty, !word.hasPrefix("-"), !word.contains("/"), !HostPath.exists(word) else { return }
+        let nearest = nearest(to: word)
+        guard nearest != nil || isAlone else { return }
+        throw .usage("\(word): no such command or file\(Suggestion.hint(nearest.map { "platter \($0)" }))")
+    }
+
+    private static func nearest(to word: String) -> String? {
+        Suggestion.nearest(to: word, among: all.map(\.name) + taken + ["help"])
+    }
+
+    /// What `platter help` prints, with a command's name behind it or without.
+    private static func help(on words: [String]) throws(Failure) -> String {
+        guard let word = words.first, word != "--help", word != "-h" else { return overview }
+        guard words.count == 1 else { throw .usage("'\(words[1])' is one argument too many") }
+        if word == "help" { return overview }
+        if let command = all.first(where: { $0.name == word }) { return command.help() }
+        try checkTaken(word)
+        throw .usage("\(word): no such command\(Suggestion.hint(nearest(to: word).map { "platter help \($0)" }))")
     }
 
     /// A command that prints a text.
@@ -65,16 +92,14 @@ struct Command: Sendable {
     /// The text of `--help` for one command.
     static func helpText(_ synopsis: String, _ description: String, options: String) -> String {
         let usage = synopsis.split(separator: "\n").enumerated().map { index, line in
-            (index == 0 ? "usage: platter " : "       platter ") + line + "\n"
+            Wrapping.synopsis(index == 0 ? "usage: platter " : "       platter ", line)
         }.joined()
-        return usage + "\n" + description + "\n" + (options.isEmpty ? "" : "\noptions:\n" + options)
+        return usage + "\n" + Wrapping.paragraphs(description) + (options.isEmpty ? "" : "\noptions:\n" + options)
     }
 
     private static var overview: String {
-        let width = all.map(\.name.count).max() ?? 0
-        let commands = all.map { command in
-            "  \(command.name)\(String(repeating: " ", count: width - command.name.count + 2))\(command.summary)\n"
-        }.joined()
+        let commands = Wrapping.columns(
+            all.map { ($0.name, $0.summary) } + [("help", "explain a command: platter help COMMAND")])
         return """
             usage: platter [mount] [OPTIONS] SOURCE MOUNTPOINT [-o OPTION[,OPTION...]]
                    platter COMMAND [OPTIONS] ...
@@ -85,7 +110,7 @@ struct Command: Sendable {
 
             commands:
             \(commands)
-            'platter COMMAND --help' explains one of them; the manual is platter(1).
+            'platter help COMMAND' explains one of them; the manual is platter(1).
 
             """
     }

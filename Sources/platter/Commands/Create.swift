@@ -154,7 +154,10 @@ struct ImageCreation {
             guard format.createOptions.contains(where: { $0.name == item.key }) else {
                 let names = format.createOptions.map(\.name).joined(separator: ", ")
                 let known = names.isEmpty ? "it has none" : "it has \(names)"
-                throw .usage("\(format.name) has no option '\(item.key)'; \(known)", command: "create")
+                let nearest = Suggestion.nearest(to: item.key, among: format.createOptions.map(\.name))
+                throw .usage(
+                    "\(format.name) has no option '\(item.key)'\(Suggestion.hint(nearest)); \(known)", command: "create"
+                )
             }
             // As with qemu-img, a switch without a value is one that is on.
             guard options.updateValue(item.value ?? "on", forKey: item.key) == nil else {
@@ -189,8 +192,7 @@ struct ImageCreation {
 
     /// What `-o help` prints.
     private static func help(on format: any ImageFormat.Type) -> String {
-        let rows = format.createOptions.map { ["  \($0.name)=\($0.values)", $0.meaning] }
-        let list = rows.isEmpty ? "  none\n" : Table.text(rows)
-        return "options of \(format.name):\n" + list
+        let rows = format.createOptions.map { ("\($0.name)=\($0.values)", $0.meaning) }
+        return "options of \(format.name):\n" + (rows.isEmpty ? "  none\n" : Wrapping.columns(rows))
     }
 }

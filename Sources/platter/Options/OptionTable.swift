@@ -93,7 +93,7 @@ struct OptionTable<Settings: Sendable>: Sendable {
     ) throws(Failure) {
         let parts = argument.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
         guard let option = options.first(where: { $0.flags.contains(parts[0]) }) else {
-            throw .usage("unknown option '\(parts[0])'", command: command)
+            throw unknown("option", parts[0])
         }
         guard option.value != nil else {
             guard parts.count == 1 else { throw .usage("option '\(parts[0])' takes no value", command: command) }
@@ -111,7 +111,7 @@ struct OptionTable<Settings: Sendable>: Sendable {
             let flag = "-\(letter)"
             guard let option = options.first(where: { $0.flags.contains(flag) }) else {
                 guard letter == "o", hasMountOptions else {
-                    throw .usage("unknown option '\(flag)'", command: command)
+                    throw unknown("option", flag, argument)
                 }
                 let list = letters.isEmpty ? try value(of: flag, &rest) : String(letters)
                 return try applyList(list, &settings)
@@ -137,7 +137,7 @@ struct OptionTable<Settings: Sendable>: Sendable {
             if toleratedPrefixes.contains(where: { item.key.hasPrefix($0) }) { continue }
             guard let option = options.first(where: { $0.keys.contains(item.key) }) else {
                 if isSloppy(settings) { continue }
-                throw .usage("unknown mount option '\(item.key)'", command: command)
+                throw unknown("mount option", item.key)
             }
             switch (option.value, item.value) {
             case (nil, nil): try option.apply(&settings, "", item.key)
@@ -148,20 +148,26 @@ struct OptionTable<Settings: Sendable>: Sendable {
         }
     }
 
+    /// A failure about an option that is not in the table, with the nearest one that is. `word` is the whole argument
+    /// where `name` is only its first letter: `-partitions`.
+    private func unknown(_ kind: String, _ name: String, _ word: String? = nil) -> Failure {
+        var spellings: [String: String] = [:]
+        for option in options where option.help != nil {
+            for key in option.keys { spellings[key] = "-o \(key)" }
+            for flag in option.flags where flag.hasPrefix("--") { spellings[String(flag.dropFirst(2))] = flag }
+        }
+        // In a list of mount options the other spelling would be wrong.
+        if kind != "option" { for option in options { for key in option.keys { spellings[key] = key } } }
+        let typed = String((word ?? name).drop { $0 == "-" })
+        let nearest = Suggestion.nearest(to: typed, among: spellings.keys.sorted())
+        return .usage(
+            "unknown \(kind) '\(name)'\(Suggestion.hint(nearest.flatMap { spellings[$0] }))", command: command)
+    }
+
     /// The options for `--help`, in two columns.
     var helpText: String {
-        let rows: [(String, String)] = options.compactMap { option in
-            guard let help = option.help else { return nil }
-            return (Self.spelling(of: option), help)
-        }
-        let width = min(34, rows.map(\.0.count).max() ?? 0)
-        return rows.map { spelling, help in
-            let gap =
-                spelling.count <= width
-                ? String(repeating: " ", count: width - spelling.count + 2)
-                : "\n" + String(repeating: " ", count: width + 4)
-            return "  \(spelling)\(gap)\(help)\n"
-        }.joined()
+        Wrapping.columns(
+            options.compactMap { option in option.help.map { (Self.spelling(of: option), $0) } })
     }
 
     private static func spelling(of option: Option<Settings>) -> String {
