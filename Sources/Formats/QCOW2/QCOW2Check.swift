@@ -21,6 +21,8 @@ extension QCOW2 {
         let repairs: Bool
         let counts: ClusterCounts
         var report = CheckReport()
+        /// Where the L1 tables begin, the active one's and the snapshots', ascending.
+        var l1Tables: [UInt64] = []
         /// The L2 tables that lie within the file, with the number of L1 entries that name each.
         var l2Weights: [UInt64: UInt64] = [:]
         /// The refcount blocks by index: where each is, or 0 for none that can be used.
@@ -124,26 +126,30 @@ extension QCOW2 {
         /// How bad a wrong refcount is: of an image that was not closed it is to be expected.
         var refcountSeverity: CheckReport.Severity { header.has(.dirty) ? .note : .corruption }
 
-        /// Notes damage in what leads to clusters. It is not repaired: nobody knows what should be there.
+        /// Notes damage in what leads to clusters, in an entry that `count` disks of the image share. It is not repaired:
+        /// nobody knows what should be there.
         func addDamage(
-            _ what: @autoclosure () -> String, at offset: UInt64?, count: UInt64 = 1, isPastEnd: Bool = false
+            _ what: StaticString, at offset: UInt64?, _ entry: @autoclosure () -> String? = nil,
+            detail: @autoclosure () -> String? = nil, count: UInt64 = 1, isPastEnd: Bool = false
         ) {
             isTreeDamaged = true
             if isPastEnd { namesPastEnd = true }
-            report.add(.corruption, what(), at: offset, count: count)
+            report.add(.corruption, what, at: offset, entry(), detail: detail(), count: count)
         }
 
-        /// Counts `weight` references to the `bytes` bytes at `offset`. A range that ends a cluster or more behind the file
-        /// is damage; less than that is a last cluster which was not written to its end. Returns whether it was counted.
+        /// Counts `weight` references to the `bytes` bytes at `offset`, which the entry at byte `place` names. A range
+        /// that ends a cluster or more behind the file is damage; less than that is a last cluster which was not written
+        /// to its end. Returns whether it was counted.
         @discardableResult
         func mark(
-            _ offset: UInt64, bytes: UInt64, weight: UInt64 = 1, as use: ClusterCounts.Marks, from place: UInt64?
+            _ offset: UInt64, bytes: UInt64, weight: UInt64 = 1, as use: ClusterCounts.Marks, from place: UInt64?,
+            _ entry: @autoclosure () -> String? = nil
         ) throws(ImageError) -> Bool {
             guard bytes > 0 else { return true }
             guard let end = offset.checkedAdding(bytes), end < fileSize || end - fileSize < clusterSize else {
                 addDamage(
-                    "\(offset) is named as the place of something, and lies past the end of the file", at: place,
-                    isPastEnd: true)
+                    "a place is named that lies past the end of the file", at: place, entry(),
+                    detail: "names \(CheckReport.hex(offset))", count: use == .data ? weight : 1, isPastEnd: true)
                 return false
             }
             for cluster in (offset >> header.clusterBits)...((end - 1) >> header.clusterBits) {

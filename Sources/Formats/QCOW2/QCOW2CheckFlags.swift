@@ -52,7 +52,9 @@ extension QCOW2.Checker {
                 case .plain(let offset):
                     clusters += 1
                     if hasDataFile, pass == .report, offset >> header.clusterBits != guest {
-                        addDamage("an L2 entry names another offset of the data file than its own", at: place)
+                        addDamage(
+                            "an L2 entry names another offset of the data file than its own", at: place,
+                            nameOfL2(place))
                     }
                     if try settle(entry, at: place, cluster: offset >> header.clusterBits, isTable: false, pass) {
                         hasWritten = true
@@ -95,7 +97,8 @@ extension QCOW2.Checker {
                 refcountSeverity,
                 isSet
                     ? "an entry has the COPIED flag, and its cluster's refcount is not 1"
-                    : "an entry lacks the COPIED flag, and its cluster's refcount is 1", at: place,
+                    : "an entry lacks the COPIED flag, and its cluster's refcount is 1",
+                at: place, isTable ? nameOfL1(place) : nameOfL2(place),
                 isRepaired: repairs && (isFree || cluster < clusterCount))
             return false
         case .clear, .set:

@@ -14,28 +14,32 @@ extension QCOW2.Checker {
         try mark(tableOffset, bytes: bytes, as: .exclusive, from: 48)
         try forEachEntry(at: tableOffset, bytes: bytes) { (place, entry, _) throws(ImageError) in
             guard entry & (clusterSize - 1) == 0 else {
-                addToRebuild("a refcount table entry names a block that is not on a cluster", at: place)
+                addToRebuild("a refcount table entry names a block that is not on a cluster", at: place, name(place))
                 return
             }
             guard entry <= fileSize, clusterSize <= fileSize - entry else {
-                addToRebuild("a refcount table entry names a block past the end of the file", at: place)
+                addToRebuild("a refcount table entry names a block past the end of the file", at: place, name(place))
                 return
             }
             guard blockClusters.insert(entry >> header.clusterBits).inserted else {
-                addToRebuild("a refcount block is named twice", at: place)
+                addToRebuild("a refcount block is named twice", at: place, name(place))
                 return
             }
             blocks[Int((place - tableOffset) / 8)] = entry
             try mark(entry, bytes: clusterSize, as: .exclusive, from: place)
             if counts.count(of: entry >> header.clusterBits) != 1 {
-                addToRebuild("a refcount block is used for something else too", at: entry)
+                addToRebuild("a refcount block is used for something else too", at: entry, name(place))
             }
         }
     }
 
-    private func addToRebuild(_ what: String, at place: UInt64) {
+    private func addToRebuild(_ what: StaticString, at place: UInt64, _ entry: @autoclosure () -> String? = nil) {
         needsRebuild = true
-        report.add(.corruption, what, at: place, isRepaired: repairs)
+        report.add(.corruption, what, at: place, entry(), isRepaired: repairs)
+    }
+
+    private func name(_ place: UInt64) -> String {
+        CheckReport.entry("refcount table", at: tableOffset, (place - tableOffset) / 8)
     }
 
     // MARK: - Stored refcounts
@@ -150,14 +154,15 @@ extension QCOW2.Checker {
             // A right count does not help where a table and something else are in one cluster.
             let isShared = counts.marks(of: cluster).isSuperset(of: [.overlaps, .exclusive]) && !isMoved
             report.add(
-                refcountSeverity, "a cluster is used \(counted.counted("time")), and its refcount is \(stored)",
-                at: place,
+                refcountSeverity, "a cluster's refcount is lower than the number of its uses", at: place,
+                "cluster \(cluster)", detail: Self.detail(stored, counted),
                 isRepaired: repairs && left <= largestRefcount && !isShared)
             return
         }
         if stored > counted {
             report.add(
-                .leak, "a cluster is used \(counted.counted("time")), and its refcount is \(stored)", at: place,
+                .leak, "a cluster's refcount is higher than the number of its uses", at: place, "cluster \(cluster)",
+                detail: Self.detail(stored, counted),
                 isRepaired: repairs && !isTreeDamaged)
         }
         let marks = counts.marks(of: cluster)
@@ -165,7 +170,12 @@ extension QCOW2.Checker {
         // With a refcount above 1 nobody writes in place, so guest data and L2 tables cannot harm each other any more.
         report.add(
             marks.contains(.exclusive) ? .corruption : .note, "a cluster is used for two different things", at: place,
+            "cluster \(cluster)",
             isRepaired: repairs && needsRebuild && isRefcountStructure(cluster))
+    }
+
+    private static func detail(_ stored: UInt64, _ counted: UInt64) -> String {
+        "used \(counted.counted("time")), refcount \(stored)"
     }
 
     /// Whether a cluster belongs to the refcount structures, which a rebuild puts elsewhere.

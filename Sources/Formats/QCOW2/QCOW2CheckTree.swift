@@ -17,8 +17,10 @@ extension QCOW2.Checker {
             l1Tables.add(offset, bytes: bytes)
             l1Clusters.add(offset, bytes: bytes.roundedUp(toPowerOfTwo: self.clusterSize) ?? bytes)
         }
+        let snapshots = try snapshotTables()
         addTable(header.l1Offset, UInt64(header.l1Size) * 8)
-        for table in try snapshotTables() { addTable(table.offset, table.bytes) }
+        for table in snapshots { addTable(table.offset, table.bytes) }
+        self.l1Tables = ([header.l1Offset] + snapshots.map(\.offset)).sorted()
         for stretch in l1Clusters.stretches() {
             try mark(stretch.offset, bytes: stretch.bytes, weight: stretch.weight, as: .exclusive, from: nil)
         }
@@ -36,23 +38,43 @@ extension QCOW2.Checker {
         try countBitmaps()
     }
 
+    // MARK: - Names
+
+    /// The name of the L1 entry at byte `place` of the file.
+    func nameOfL1(_ place: UInt64) -> String {
+        let start = l1Tables.last { $0 <= place } ?? header.l1Offset
+        return CheckReport.entry("L1 table", at: start, (place - start) / 8)
+    }
+
+    /// The name of the L2 entry at byte `place` of the file: its table lies on a cluster.
+    func nameOfL2(_ place: UInt64) -> String {
+        let start = place & ~(clusterSize - 1)
+        return CheckReport.entry("L2 table", at: start, (place - start) / wordBytes)
+    }
+
+    // MARK: - Tables
+
     private func countL1(_ entry: UInt64, at place: UInt64, weight: UInt64) throws(ImageError) {
-        if entry & Self.reservedInL1 != 0 { addDamage("an L1 entry has reserved bits set", at: place, count: weight) }
+        if entry & Self.reservedInL1 != 0 {
+            addDamage("an L1 entry has reserved bits set", at: place, nameOfL1(place), count: weight)
+        }
         let offset = entry & Tables.offsetMask
         guard offset != 0 else {
-            addDamage("an L1 entry has flags and names no L2 table", at: place, count: weight)
+            addDamage("an L1 entry has flags and names no L2 table", at: place, nameOfL1(place), count: weight)
             return
         }
         guard offset & (clusterSize - 1) == 0 else {
-            addDamage("an L1 entry names an L2 table that is not on a cluster", at: place, count: weight)
+            addDamage(
+                "an L1 entry names an L2 table that is not on a cluster", at: place, nameOfL1(place), count: weight)
             return
         }
         guard offset <= fileSize, clusterSize <= fileSize - offset else {
             addDamage(
-                "an L1 entry names an L2 table past the end of the file", at: place, count: weight, isPastEnd: true)
+                "an L1 entry names an L2 table past the end of the file", at: place, nameOfL1(place), count: weight,
+                isPastEnd: true)
             return
         }
-        try mark(offset, bytes: clusterSize, weight: weight, as: .l2Table, from: place)
+        try mark(offset, bytes: clusterSize, weight: weight, as: .l2Table, from: place, nameOfL1(place))
         guard l2Weights[offset] != nil || l2Weights.count < Self.l2Limit else {
             throw ImageError(.unsupported, "the image has more L2 tables than a check can remember")
         }
@@ -67,29 +89,34 @@ extension QCOW2.Checker {
         }
         let zeroFlag: UInt64 = header.version >= 3 && wordBytes == 8 ? 0 : 1
         if entry & (Self.reservedInL2 | zeroFlag) != 0 {
-            addDamage("an L2 entry has reserved bits set", at: place, count: weight)
+            addDamage("an L2 entry has reserved bits set", at: place, nameOfL2(place), count: weight)
         }
         let offset = entry & Tables.offsetMask
         guard offset != 0 || (hasDataFile && entry & Self.copied != 0) else {
             if second & 0xFFFF_FFFF != 0 {
-                addDamage("an L2 entry has allocated subclusters without a host cluster", at: place, count: weight)
+                addDamage(
+                    "an L2 entry has allocated subclusters without a host cluster", at: place, nameOfL2(place),
+                    count: weight)
             }
             return
         }
         guard second >> 32 & second == 0 else {
-            addDamage("an L2 entry has a subcluster that is both allocated and zero", at: place, count: weight)
+            addDamage(
+                "an L2 entry has a subcluster that is both allocated and zero", at: place, nameOfL2(place),
+                count: weight)
             return
         }
         guard offset & (clusterSize - 1) == 0 else {
-            addDamage("an L2 entry names a host offset that is not on a cluster", at: place, count: weight)
+            addDamage(
+                "an L2 entry names a host offset that is not on a cluster", at: place, nameOfL2(place), count: weight)
             // Nobody can say which cluster is meant, so neither of the two is given to anything else.
-            if !hasDataFile { try mark(offset, bytes: clusterSize, weight: weight, as: .data, from: place) }
+            if !hasDataFile {
+                try mark(offset, bytes: clusterSize, weight: weight, as: .data, from: place, nameOfL2(place))
+            }
             return
         }
         guard !hasDataFile else { return }
-        if !(try mark(offset, bytes: clusterSize, weight: weight, as: .data, from: place)), weight > 1 {
-            addDamage("the same for other disks that share the entry", at: place, count: weight - 1)
-        }
+        try mark(offset, bytes: clusterSize, weight: weight, as: .data, from: place, nameOfL2(place))
     }
 
     /// Each cluster that a compressed one touches is referenced once by it.
@@ -97,20 +124,20 @@ extension QCOW2.Checker {
         _ entry: UInt64, _ second: UInt64, at place: UInt64, weight: UInt64
     ) throws(ImageError) {
         if entry & Self.copied != 0 {
-            addDamage("a compressed cluster has the COPIED flag", at: place, count: weight)
+            addDamage("a compressed cluster has the COPIED flag", at: place, nameOfL2(place), count: weight)
         }
         guard !hasDataFile else {
-            addDamage("an image with a data file has a compressed cluster", at: place, count: weight)
+            addDamage("an image with a data file has a compressed cluster", at: place, nameOfL2(place), count: weight)
             return
         }
         guard second == 0 else {
-            addDamage("a compressed cluster has subclusters", at: place, count: weight)
+            addDamage("a compressed cluster has subclusters", at: place, nameOfL2(place), count: weight)
             return
         }
         let offsetBits = 62 - (header.clusterBits - 8)
         let offset = entry & (1 << offsetBits - 1)
         let sectors = (entry & ~Self.copied) >> offsetBits & (1 << (header.clusterBits - 8) - 1) + 1
-        try mark(offset, bytes: sectors * 512 - (offset & 511), weight: weight, as: .data, from: place)
+        try mark(offset, bytes: sectors * 512 - (offset & 511), weight: weight, as: .data, from: place, nameOfL2(place))
     }
 
     // MARK: - Snapshots
@@ -124,26 +151,26 @@ extension QCOW2.Checker {
         for index in 0..<header.snapshotCount {
             guard storage.holds(HostOffset(position), count: 40), position - header.snapshotsOffset <= 64 << 20 else {
                 addDamage(
-                    "the snapshot table ends after \(index) of \(header.snapshotCount.counted("snapshot"))",
-                    at: position,
-                    isPastEnd: true)
+                    "the snapshot table ends before its last snapshot", at: position,
+                    detail: "\(index) of \(header.snapshotCount) snapshots", isPastEnd: true)
                 break
             }
+            let name = CheckReport.entry("snapshot table", UInt64(index))
             let fixed = try storage.bytes(at: HostOffset(position), count: 40)
             let span = fixed.span.bytes
             let extra = UInt64(span.big(UInt32.self, at: 36))
             let offset: UInt64 = span.big(at: 0)
             let bytes = UInt64(span.big(UInt32.self, at: 8)) * 8
             if header.version >= 3, extra < 16 {
-                report.add(.corruption, "a snapshot does not record the size of its disk", at: position)
+                report.add(.corruption, "a snapshot does not record the size of its disk", at: position, name)
             }
             if extra > 1024 {
-                report.add(.corruption, "a snapshot has more than 1024 bytes of extra data", at: position)
+                report.add(.corruption, "a snapshot has more than 1024 bytes of extra data", at: position, name)
             }
             if bytes > 32 << 20 || !QCOW2.Header.isPlace(offset, bytes: bytes, alignedTo: clusterSize) {
-                addDamage("a snapshot's L1 table is at an impossible place", at: position, isPastEnd: true)
+                addDamage("a snapshot's L1 table is at an impossible place", at: position, name, isPastEnd: true)
             } else if offset + bytes > fileSize, offset + bytes - fileSize >= clusterSize {
-                addDamage("a snapshot's L1 table lies past the end of the file", at: position, isPastEnd: true)
+                addDamage("a snapshot's L1 table lies past the end of the file", at: position, name, isPastEnd: true)
             } else {
                 tables.append((offset, bytes))
             }
@@ -169,7 +196,9 @@ extension QCOW2.Checker {
         let end = directory.offset + directory.bytes
         for index in 0..<extensions.bitmapCount {
             guard position <= end, end - position >= 24, storage.holds(HostOffset(position), count: 24) else {
-                addDamage("the bitmap directory ends after \(index) bitmaps", at: position, isPastEnd: true)
+                addDamage(
+                    "the bitmap directory ends before its last bitmap", at: position,
+                    detail: "\(index) of \(extensions.bitmapCount) bitmaps", isPastEnd: true)
                 break
             }
             let fixed = try storage.bytes(at: HostOffset(position), count: 24)
@@ -180,7 +209,9 @@ extension QCOW2.Checker {
                 tables.add(offset, bytes: bytes)
                 clusters.add(offset, bytes: bytes.roundedUp(toPowerOfTwo: clusterSize) ?? bytes)
             } else {
-                addDamage("a bitmap's table is at an impossible place", at: position, isPastEnd: true)
+                addDamage(
+                    "a bitmap's table is at an impossible place", at: position,
+                    CheckReport.entry("bitmap directory", UInt64(index)), isPastEnd: true)
             }
             let rest = UInt64(span.big(UInt16.self, at: 18)) + UInt64(span.big(UInt32.self, at: 20))
             position += (24 + rest + 7) & ~7
@@ -190,18 +221,26 @@ extension QCOW2.Checker {
         }
         for stretch in tables.stretches() {
             try forEachEntry(at: stretch.offset, bytes: stretch.bytes) { (place, entry, _) throws(ImageError) in
-                try countBitmapEntry(entry, at: place, weight: stretch.weight)
+                let number = (place - stretch.offset) / 8
+                try countBitmapEntry(entry, number, of: stretch.offset, at: place, weight: stretch.weight)
             }
         }
     }
 
-    private func countBitmapEntry(_ entry: UInt64, at place: UInt64, weight: UInt64) throws(ImageError) {
+    private func countBitmapEntry(
+        _ entry: UInt64, _ number: UInt64, of table: UInt64, at place: UInt64, weight: UInt64
+    ) throws(ImageError) {
         let offset = entry & Tables.offsetMask
         // Bit 0 says that all bits are set, where there is no cluster.
         guard entry & 0xFF00_0000_0000_01FE == 0, offset == 0 || entry & 1 == 0, offset & (clusterSize - 1) == 0 else {
-            addDamage("an entry of a bitmap's table is impossible", at: place, count: weight)
+            addDamage(
+                "an entry of a bitmap's table is impossible", at: place,
+                CheckReport.entry("bitmap table", at: table, number), count: weight)
             return
         }
-        if offset != 0 { try mark(offset, bytes: clusterSize, weight: weight, as: .exclusive, from: place) }
+        guard offset != 0 else { return }
+        try mark(
+            offset, bytes: clusterSize, weight: weight, as: .exclusive, from: place,
+            CheckReport.entry("bitmap table", at: table, number))
     }
 }

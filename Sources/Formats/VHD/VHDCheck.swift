@@ -54,7 +54,9 @@ struct VHDCheck {
         if size > footers.dataEnd {
             report.add(.corruption, "the file ends before the disk does", at: footers.dataEnd)
         } else if footers.dataEnd - size >= 512 {
-            report.add(.note, "\(footers.dataEnd - size) bytes before the footer are not part of the disk", at: size)
+            report.add(
+                .note, "bytes before the footer are not part of the disk", at: size,
+                detail: (footers.dataEnd - size).counted("byte"))
         }
     }
 
@@ -89,27 +91,31 @@ struct VHDCheck {
         if hasLeakAtEnd {
             let isCut = isRepairable && !footers.footer.isSavedState
             report.add(
-                .leak, "\(footers.dataEnd - scan.usedEnd) bytes at the end of the file belong to no block",
-                at: scan.usedEnd, isRepaired: isCut, count: (footers.dataEnd - scan.usedEnd) / parts.table.runBytes)
+                .leak, "space at the end of the file belongs to no block", at: scan.usedEnd,
+                detail: (footers.dataEnd - scan.usedEnd).counted("byte"), isRepaired: isCut,
+                count: (footers.dataEnd - scan.usedEnd) / parts.table.runBytes)
         }
         try checkFooters(repair: isRepairable ? VHDRepair(storage, footers.footer, end: target) : nil, hasLeakAtEnd)
     }
 
     private mutating func add(_ error: ImageError) {
-        let text = "\(error.what)" + (error.detail.map { ": \($0)" } ?? "")
-        report.add(.corruption, text, at: error.offset)
+        report.add(.corruption, error.what, at: error.offset, detail: error.detail)
     }
 
     private mutating func scan(_ parts: VHDParts) throws(ImageError) -> VHDScan {
-        let all = parts.all
-        var found: [(VHDFlaw, UInt64)] = []
-        var more: UInt64 = 0
-        let scan = try VHDScan(storage, parts.table, parts: all, dataEnd: footers.dataEnd) {
-            (flaw, offset) throws(ImageError) in
-            if found.count < CheckReport.kept { found.append((flaw, offset)) } else { more += 1 }
+        let table = parts.table
+        var report = report
+        let scan = try VHDScan(storage, table, parts: parts.all, dataEnd: footers.dataEnd) {
+            (flaw, block) throws(ImageError) in
+            report.add(
+                .corruption, flaw.what, at: table.entryOffset(block).rawValue, CheckReport.entry("BAT", block))
         }
-        for (flaw, offset) in found { report.add(.corruption, "\(flaw.what)", at: offset) }
-        if more > 0 { report.add(.corruption, "further blocks are where they must not be", count: more) }
+        if let first = scan.firstStray {
+            report.add(
+                .note, "entries past the disk's last block are not unused; they are ignored",
+                at: table.entryOffset(first).rawValue, CheckReport.entry("BAT", first), times: scan.strayCount)
+        }
+        self.report = report
         return scan
     }
 
@@ -119,11 +125,14 @@ struct VHDCheck {
             report.add(.note, "XenServer's map of full blocks does not lie in the file", at: batmap.headerOffset)
             return
         }
-        let cache = MetadataCache(storage, limitBytes: 1 << 20)
-        guard let offset = try batmap.firstFalseMark(parts, cache) else { return }
-        report.add(
-            parts.parent == nil ? .note : .corruption,
-            "XenServer's map says that a block is full whose bitmap says otherwise", at: offset)
+        let severity: CheckReport.Severity = parts.parent == nil ? .note : .corruption
+        var report = report
+        try batmap.forEachFalseMark(parts, MetadataCache(storage, limitBytes: 1 << 20)) { block, place in
+            report.add(
+                severity, "XenServer's map says that a block is full whose bitmap says otherwise", at: place,
+                CheckReport.entry("BAT", block))
+        }
+        self.report = report
     }
 
     // MARK: - Unused space
@@ -133,7 +142,6 @@ struct VHDCheck {
     private mutating func addGaps(_ scan: VHDScan, _ parts: VHDParts) {
         var pieces = parts.all.sorted { $0.start < $1.start }[...]
         var position: UInt64 = 0
-        var small: UInt64 = 0
         var spare: UInt64 = 0
         var leaked: UInt64 = 0
         var places: UInt64 = 0
@@ -141,10 +149,7 @@ struct VHDCheck {
         func pass(to start: UInt64) {
             guard start > position else { return }
             let gap = start - position
-            guard gap >= parts.table.runBytes else {
-                small += gap
-                return
-            }
+            guard gap >= parts.table.runBytes else { return }
             // What a discard gave back to the host waits for the next block, and costs nobody anything. Place by place: the
             // pages that two places share stay allocated.
             let lost = lostPlaces(from: position, to: start, parts.table)
@@ -170,10 +175,13 @@ struct VHDCheck {
             position = max(position, (piece.end + 511) & ~511)
         }
         if leaked > 0 {
-            report.add(.leak, "\(leaked) bytes between the blocks belong to none", at: first, count: places)
+            report.add(
+                .leak, "space between the blocks belongs to none", at: first, detail: "\(leaked) bytes in all",
+                times: places)
         }
-        if spare > 0 { report.add(.note, "\(spare) bytes between the blocks are free and take no space") }
-        if small > 0 { report.add(.note, "\(small) bytes between the blocks align them") }
+        if spare > 0 {
+            report.add(.note, "space between the blocks is free and takes none on the host", detail: "\(spare) bytes")
+        }
     }
 
     /// How many places for a block in the gap from `start` to `end`, which is larger than one, the host holds bytes for. Goes
@@ -205,7 +213,9 @@ struct VHDCheck {
             // A power loss while the file grows leaves it without a footer at the end, and the copy is for that.
             report.add(
                 footers.isEndDamaged ? .corruption : .note,
-                "the footer at the end is \(footers.isEndDamaged ? "damaged" : "missing"); its copy is used",
+                footers.isEndDamaged
+                    ? "the footer at the end is damaged; its copy is used"
+                    : "the footer at the end is missing; its copy is used",
                 isRepaired: repair != nil)
         case .end, .shortEnd:
             let copy = try footers.copy(storage)

@@ -60,7 +60,7 @@ extension VHDSparseDriver {
             guard space.isPrepared else { return }
             try session.checkHealth()
             let scan = try VHDScan(session.storage, table, parts: session.parts, dataEnd: space.end) {
-                (flaw, offset) throws(ImageError) in throw ImageError(.corrupt, flaw.what, at: offset)
+                (flaw, block) throws(ImageError) in throw flaw.error(block, table)
             }
             let target = table.alignedStart(scan.usedEnd)
             guard target + table.runBytes <= space.end else { return }

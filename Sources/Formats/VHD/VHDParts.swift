@@ -97,11 +97,11 @@ enum VHDWritable {
         }
         let all = parts.all
         let scan = try VHDScan(storage, table, parts: all, dataEnd: footers.dataEnd) {
-            (flaw, offset) throws(ImageError) in throw ImageError(.corrupt, flaw.what, at: offset)
+            (flaw, block) throws(ImageError) in throw flaw.error(block, table)
         }
         let space = VHDSpace(
             used: scan.freePlaces(table, parts: all), next: scan.usedEnd, end: footers.dataEnd,
-            zeroFrom: footers.dataEnd, unallocated: table.entryCount - scan.blockCount)
+            zeroFrom: footers.dataEnd, unallocated: table.blockCount - scan.blockCount)
         return VHDSession(
             storage, store: MetadataStore(storage, limitBytes: cacheBytes), footers: footers, batmap: parts.batmap,
             parts: all, space: space, cacheBytes: cacheBytes)

@@ -28,19 +28,21 @@ struct VHDRepair {
 }
 
 extension VHDBatmap {
-    /// Where the first mark is that a held block's bitmap contradicts, in bytes of the file. Throws `.io` and `.corrupt`.
-    func firstFalseMark(_ parts: VHDParts, _ cache: MetadataCache) throws(ImageError) -> UInt64? {
+    /// Calls `body` with every block of the disk that the map calls full and whose bitmap says otherwise, and where its
+    /// mark is in the file, in bytes. Throws `.io` and `.corrupt`.
+    func forEachFalseMark(
+        _ parts: VHDParts, _ cache: MetadataCache, _ body: (_ block: UInt64, _ place: UInt64) -> Void
+    ) throws(ImageError) {
         let table = parts.table
-        let count = min(table.entryCount, byteCount * 8)
+        let count = min(table.blockCount, byteCount.checkedMultiplying(by: 8) ?? .max)
         for block in 0..<count {
-            guard let place = markOffset(block) else { return nil }
+            guard let place = markOffset(block) else { return }
             var mark: UInt8 = 0
             try withUnsafeMutableBytes(of: &mark) { bytes throws(ImageError) in try cache.read(at: place, into: bytes) }
             let mask: UInt8 = parts.order == .lowestFirst ? 1 << UInt8(block & 7) : 0x80 >> UInt8(block & 7)
             guard mark & mask != 0 else { continue }
-            if try !isFull(block, table, parts.order, cache) { return place.rawValue }
+            if try !isFull(block, table, parts.order, cache) { body(block, place.rawValue) }
         }
-        return nil
     }
 
     /// Whether every sector of `block` is there, or the image does not hold it.

@@ -17,6 +17,12 @@ enum VHDFlaw {
         case .overlap: "two blocks overlap"
         }
     }
+
+    /// What opening for writing says about it.
+    func error(_ block: UInt64, _ table: VHDTable) -> ImageError {
+        ImageError(
+            .corrupt, what, at: table.entryOffset(block).rawValue, detail: CheckReport.entry("BAT", block))
+    }
 }
 
 /// Which places of the file blocks occupy.
@@ -65,25 +71,39 @@ struct VHDOwnership {
 struct VHDScan {
     private static let pieceBytes = 64 << 10
 
-    /// The blocks that are where they may be.
+    /// The places that are taken: by the disk's blocks, as far as they are where they may be, and by what else lies where
+    /// a block could.
     var owned: VHDOwnership
-    /// How many there are.
+    /// How many blocks of the disk are where they may be.
     var blockCount: UInt64 = 0
+    /// How many entries past the disk's last block are not unused.
+    private(set) var strayCount: UInt64 = 0
+    /// The first of them.
+    private(set) var firstStray: UInt64?
     /// The byte after the last one that belongs to a block or to metadata.
     var usedEnd: UInt64
 
+    private let table: VHDTable
+    private let parts: [VHDMetadataPart]
+    private let metadataEnd: UInt64
+    private let dataEnd: UInt64
+
     /// Reads the table from the file; `parts` is the metadata that blocks must not overlap, `dataEnd` where they must
-    /// end. Every entry that is wrong is given to `found` with its place. Throws `.io`, `.corrupt`, `.unsupported` for
-    /// too many blocks, and what `found` throws.
+    /// end. Every block of the disk whose entry is wrong is given to `found`. Throws `.io`, `.corrupt`, `.unsupported`
+    /// for too many blocks, and what `found` throws.
     init(
         _ storage: any Storage, _ table: VHDTable, parts: [VHDMetadataPart], dataEnd: UInt64,
-        found: (VHDFlaw, UInt64) throws(ImageError) -> Void
+        found: (_ flaw: VHDFlaw, _ block: UInt64) throws(ImageError) -> Void
     ) throws(ImageError) {
         owned = try VHDOwnership(table, end: dataEnd)
         usedEnd = parts.map(\.end).max() ?? 0
-        let metadataEnd = usedEnd
+        metadataEnd = usedEnd
+        self.table = table
+        self.parts = parts
+        self.dataEnd = dataEnd
         var block: UInt64 = 0
         while block < table.entryCount {
+            block = try afterHole(storage, from: block)
             let count = Int(min(table.entryCount - block, UInt64(Self.pieceBytes / 4)))
             let bytes = try storage.bytes(at: table.entryOffset(block), count: count * 4)
             let entries = bytes.span.bytes
@@ -91,25 +111,47 @@ struct VHDScan {
                 let entry: UInt32 = entries.big(at: index * 4)
                 guard entry != VHDTable.unused else { continue }
                 let number = block + UInt64(index)
-                let start = UInt64(entry) * 512
-                let end = start + table.byteCount(of: number)
-                var flaw: VHDFlaw?
-                if end > dataEnd {
-                    flaw = .pastEnd
-                } else if start < metadataEnd, parts.contains(where: { start < $0.end && $0.start < end }) {
-                    flaw = .inMetadata
-                } else {
-                    flaw = owned.claim(entry)
+                guard number < table.blockCount else {
+                    addStray(entry, number)
+                    continue
                 }
-                if let flaw {
-                    try found(flaw, table.entryOffset(number).rawValue)
-                } else {
-                    blockCount += 1
-                    usedEnd = max(usedEnd, start + table.runBytes)
-                }
+                if let flaw = claim(entry, number) { try found(flaw, number) } else { blockCount += 1 }
             }
             block += UInt64(count)
         }
+    }
+
+    /// The first entry from `block` on that has to be read: past the disk's last block a hole of the host, all of whose
+    /// entries are 0, is stepped over, since such a table may be gigabytes of nothing.
+    private mutating func afterHole(_ storage: any Storage, from block: UInt64) throws(ImageError) -> UInt64 {
+        guard block > table.blockCount else { return block }
+        let data = try storage.nextData(from: table.entryOffset(block))?.rawValue ?? .max
+        let next = min(table.entryCount, max(block, (max(data, table.offset) - table.offset) / 4))
+        noteStrays(next - block, from: block)
+        return next
+    }
+
+    /// Takes the place of `block`, or says what is wrong with it.
+    private mutating func claim(_ entry: UInt32, _ block: UInt64) -> VHDFlaw? {
+        let start = UInt64(entry) * 512
+        let end = start + table.byteCount(of: block)
+        if end > dataEnd { return .pastEnd }
+        if start < metadataEnd, parts.contains(where: { start < $0.end && $0.start < end }) { return .inMetadata }
+        if let flaw = owned.claim(entry) { return flaw }
+        usedEnd = max(usedEnd, start + table.runBytes)
+        return nil
+    }
+
+    /// Notes an entry past the disk's last block. What it names may be a block of a disk that was larger: its place is
+    /// not given to others where it can be one, and nothing else follows from it.
+    private mutating func addStray(_ entry: UInt32, _ number: UInt64) {
+        noteStrays(1, from: number)
+        _ = claim(entry, number)
+    }
+
+    private mutating func noteStrays(_ count: UInt64, from number: UInt64) {
+        strayCount += count
+        if firstStray == nil, count > 0 { firstStray = number }
     }
 
     /// Where blocks fit between the first block and the last one, ascending: what was freed before, or lost by a crash.

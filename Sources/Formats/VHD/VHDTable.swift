@@ -11,7 +11,8 @@ struct VHDTable: BitwiseCopyable, Sendable {
 
     /// Where the table begins in the file, in bytes.
     var offset: UInt64
-    /// How many entries the table has; those past the disk's end may hold blocks too.
+    /// How many entries the table has, at least as many as the disk has blocks. Those past the disk's last block mean
+    /// nothing: whoever enlarged the table may have left anything there.
     var entryCount: UInt64
     /// The size of the disk in bytes.
     var virtualSize: UInt64
@@ -56,6 +57,9 @@ struct VHDTable: BitwiseCopyable, Sendable {
         bitmapBytes = (blockSize / 512).dividedRoundingUp(by: 8 * 512) * 512
         self.dataEnd = dataEnd
     }
+
+    /// How many blocks the disk has, the last one maybe cut.
+    var blockCount: UInt64 { virtualSize.dividedRoundingUp(by: blockSize) }
 
     /// Where the entry of `block` is.
     func entryOffset(_ block: UInt64) -> HostOffset { HostOffset(offset + block * 4) }

@@ -60,7 +60,7 @@ struct VHDXCheck {
     /// Turns what a reader would refuse into a finding. Throws everything that says nothing about the image.
     private mutating func add(_ error: ImageError) throws(ImageError) {
         guard error.kind == .malformed || error.kind == .corrupt else { throw error }
-        report.add(.corruption, error.detail.map { "\(error.what): \($0)" } ?? "\(error.what)", at: error.offset)
+        report.add(.corruption, error.what, at: error.offset, detail: error.detail)
     }
 
     // MARK: - Headers
@@ -77,18 +77,10 @@ struct VHDXCheck {
         let valid = copies.indices.filter { VHDXHeader.isValid(copies[$0]) }
         if valid.count == 1 { damage.header = 2 - valid[0] }
         for index in valid where copies[index][80...].contains(where: { $0 != 0 }) {
-            report.add(.note, "header \(index + 1) has reserved bytes set", at: VHDXHeader.place(index + 1))
-        }
-        guard valid.count == 2 else { return }
-        // Beyond its checksum and its number the older copy is the newer one's twin where a writer made both current.
-        if copies[0][16...] != copies[1][16...] {
-            let older = Self.sequence(of: copies[0]) < Self.sequence(of: copies[1]) ? 0 : 1
             report.add(
-                .note, "header \(older + 1) is an older one; the other is in force", at: VHDXHeader.place(older + 1))
+                .note, "a header has reserved bytes set", at: VHDXHeader.place(index + 1), "header \(index + 1)")
         }
     }
-
-    private static func sequence(of header: [UInt8]) -> UInt64 { header.span.bytes.little(at: 8) }
 
     // MARK: - Log
 
@@ -124,13 +116,14 @@ struct VHDXCheck {
         // Every reader takes the first copy where it is valid.
         let used = valid[0] ? 0 : 1
         if !valid[1 - used] {
-            damage.regionTable = (copies[used], 1 - used, "region table \(2 - used) is damaged")
+            damage.regionTable = (copies[used], 1 - used, "a region table is damaged; the other one is used")
         } else if copies[0] != copies[1] {
             damage.regionTable = (copies[0], 1, "the two region tables are not equal; the first one is used")
         }
         checkReserved(copies[used], at: VHDXRegions.places[used])
         for region in foundation.regions.reserved where region.owner != .log && region.end > view.size {
-            report.add(.corruption, "the file ends within \(region.owner.name)", at: region.offset)
+            report.add(
+                .corruption, "the file ends within a region", at: region.offset, detail: region.owner.name)
         }
     }
 

@@ -5,25 +5,9 @@ internal import Storage
 ///
 /// Takes a bit of memory for each MiB of the file, and steps over holes of the table.
 struct VHDXCheckBlocks {
-    /// What is worth a note, once however often it was seen.
-    private struct Oddity {
-        var what: StaticString
-        var count: UInt64 = 0
-        var first: UInt64?
-
-        init(_ what: StaticString) { self.what = what }
-
-        mutating func add(_ number: UInt64 = 1, at place: UInt64) {
-            guard number > 0 else { return }
-            count += number
-            if first == nil { first = place }
-        }
-    }
-
     private let table: VHDXTable
     private let regions: VHDXRegions
     private let view: any Storage
-    private let isFixed: Bool
     private let fileSize: UInt64
     private var units: VHDXCheckUnits
     private var bitmap: (chunk: UInt64, isPresent: Bool)?
@@ -33,20 +17,14 @@ struct VHDXCheckBlocks {
     /// Where sector bitmaps would be that nobody reads: at most one for each chunk.
     private var unusedBitmaps: [UInt64] = []
 
-    private var absentWithOffset = Oddity("blocks that are not present have a place in the file, which is ignored")
-    private var zeroWithOffset = Oddity("zero blocks have a place in the file, for which Hyper-V rejects the image")
-    private var notAllocated = Oddity("blocks of a fixed disk have no space")
-    private var beyond = Oddity("entries behind the last one that the disk needs are not zero")
-    private var unusedBitmap = Oddity("sector bitmaps are recorded for a disk that has no parent")
-    private var shortTail = Oddity("the file ends within the unused rest of the last block")
-
     private static let pieceBytes = 64 << 10
+    private static let absentWithOffset: StaticString =
+        "an entry that is not present has a place in the file, which is ignored"
 
     /// Throws `.malformed` and `.corrupt` where the table does not fit, and `.unsupported` for a file too long to check.
     init(_ foundation: VHDXFoundation) throws(ImageError) {
         view = foundation.view
         regions = foundation.regions
-        isFixed = foundation.metadata.leavesBlocksAllocated
         table = try VHDXTable(foundation.metadata, foundation.regions.table, in: foundation.view)
         fileSize = foundation.view.size
         units = try VHDXCheckUnits(fileSize: fileSize)
@@ -61,10 +39,6 @@ struct VHDXCheckBlocks {
         try scan(&report)
         // Whoever made these may count on their space; where it is another's as well, that is the other's.
         for offset in unusedBitmaps where offset < fileSize { _ = units.take(offset, VHDXTable.bitmapBytes) }
-        for oddity in [absentWithOffset, zeroWithOffset, notAllocated, beyond, unusedBitmap, shortTail]
-        where oddity.count > 0 {
-            report.add(.note, "\(oddity.what) (\(oddity.count))", at: oddity.first)
-        }
         if fileSize % VHDX.unit != 0 { report.add(.note, "the file's size is no multiple of 1 MiB") }
         report.allocatedBytes = ownedBlocks * table.blockSize
         report.imageEnd = units.end * VHDX.unit
@@ -75,14 +49,10 @@ struct VHDXCheckBlocks {
     /// blocks, and leave room for the regions to grow.
     private mutating func addLeaks(_ report: inout CheckReport) {
         var unit: UInt64 = 1
-        var room: UInt64 = 0
         var spare: UInt64 = 0
         while let free = units.free(from: unit) {
             unit = free.upperBound
-            guard free.lowerBound > firstOwned else {
-                room += free.upperBound - free.lowerBound
-                continue
-            }
+            guard free.lowerBound > firstOwned else { continue }
             // Free space at the end is cut off by a repair, and reported when that is decided.
             guard free.upperBound < units.count else {
                 trimmedSize = free.lowerBound * VHDX.unit
@@ -97,10 +67,17 @@ struct VHDXCheckBlocks {
                 continue
             }
             report.add(
-                .leak, "\(count) MiB of the file that nothing uses", at: free.lowerBound * VHDX.unit, count: count)
+                .leak, "space of the file belongs to nothing", at: free.lowerBound * VHDX.unit,
+                detail: "\(count) MiB", count: count)
         }
-        if spare > 0 { report.add(.note, "\(spare) MiB of the file are free and take no space") }
-        if room > 0 { report.add(.note, "\(room) MiB between the regions and the first block are free") }
+        if spare > 0 {
+            report.add(.note, "space of the file is free and takes none on the host", detail: "\(spare) MiB")
+        }
+    }
+
+    /// The name of the entry at byte `place` of the file.
+    private func bat(_ place: UInt64) -> String {
+        CheckReport.entry("BAT", (place - table.offset) / VHDXTable.entryBytes)
     }
 
     // MARK: - The table
@@ -113,9 +90,7 @@ struct VHDXCheckBlocks {
         defer { buffer.deallocate() }
         while position < end {
             if wasEmpty {
-                let next = try afterHole(from: position, to: end)
-                if isFixed { notAllocated.add(blocks(from: position, to: next), at: position) }
-                position = next
+                position = try afterHole(from: position, to: end)
             }
             let part = UnsafeMutableRawBufferPointer(
                 rebasing: buffer[0..<Int(min(UInt64(Self.pieceBytes), end - position))])
@@ -132,13 +107,6 @@ struct VHDXCheckBlocks {
         return max(position, min(end, data / VHDXTable.entryBytes * VHDXTable.entryBytes))
     }
 
-    /// How many blocks of the disk have their entries between two places of the table.
-    private func blocks(from start: UInt64, to end: UInt64) -> UInt64 {
-        let first = table.block(atEntry: (start - table.offset) / VHDXTable.entryBytes)
-        let last = table.block(atEntry: (end - table.offset) / VHDXTable.entryBytes)
-        return min(last, table.blockCount) - min(first, table.blockCount)
-    }
-
     /// Checks the entries of one piece. Returns whether all of them are zero.
     private mutating func check(
         _ piece: UnsafeRawBufferPointer, at start: UInt64, _ report: inout CheckReport
@@ -148,8 +116,8 @@ struct VHDXCheckBlocks {
         for index in 0..<(piece.count / Int(VHDXTable.entryBytes)) {
             let word = UInt64(
                 littleEndian: piece.loadUnaligned(fromByteOffset: index * Int(VHDXTable.entryBytes), as: UInt64.self))
-            if word == 0 && !isFixed { continue }
-            if word != 0 { isEmpty = false }
+            guard word != 0 else { continue }
+            isEmpty = false
             try check(VHDXEntry(word: word), first + UInt64(index), &report)
         }
         return isEmpty
@@ -159,20 +127,15 @@ struct VHDXCheckBlocks {
         _ entry: VHDXEntry, _ index: UInt64, _ report: inout CheckReport
     ) throws(ImageError) {
         let place = table.place(ofEntry: index).rawValue
-        guard index < table.entryCount else {
-            if entry.word != 0 { beyond.add(at: place) }
-            return
-        }
+        // Entries behind the last one that the disk needs are read by nobody, and QEMU leaves some.
+        guard index < table.entryCount else { return }
         let (chunk, rest) = index.quotientAndRemainder(dividingBy: table.chunkRatio + 1)
         if rest == table.chunkRatio {
             checkBitmap(entry, at: place, &report)
             return
         }
         let block = chunk * table.chunkRatio + rest
-        guard block < table.blockCount else {
-            if entry.word != 0 { beyond.add(at: place) }
-            return
-        }
+        guard block < table.blockCount else { return }
         try checkPayload(entry, block, at: place, &report)
     }
 
@@ -184,15 +147,15 @@ struct VHDXCheckBlocks {
     ) throws(ImageError) {
         switch entry.content {
         case .invalid:
-            report.add(.corruption, "a block's entry has a reserved state or reserved bits set", at: place)
+            report.add(.corruption, "a block's entry has a reserved state or reserved bits set", at: place, bat(place))
         case .absent:
-            if entry.offset != 0 { absentWithOffset.add(at: place) }
-            if isFixed { notAllocated.add(at: place) }
+            if entry.offset != 0 { report.add(.note, Self.absentWithOffset, at: place, bat(place)) }
         case .zeros:
-            if isFixed { notAllocated.add(at: place) }
             guard entry.offset != 0 else { return }
             if entry.isZero {
-                zeroWithOffset.add(at: place)
+                report.add(
+                    .note, "a zero block has a place in the file, for which Hyper-V rejects the image", at: place,
+                    bat(place))
             } else {
                 // UNDEFINED and UNMAPPED blocks may keep their space.
                 checkSpace(entry.offset, table.blockSize, needed: table.length(of: block), at: place, &report)
@@ -211,7 +174,7 @@ struct VHDXCheckBlocks {
         _ block: UInt64, at place: UInt64, _ report: inout CheckReport
     ) throws(ImageError) {
         guard table.hasParent else {
-            report.add(.corruption, "a block is partially present in a disk without a parent", at: place)
+            report.add(.corruption, "a block is partially present in a disk without a parent", at: place, bat(place))
             return
         }
         let chunk = block / table.chunkRatio
@@ -220,7 +183,9 @@ struct VHDXCheckBlocks {
             bitmap = (chunk, VHDXEntry(word: bytes.span.bytes.little(at: 0)).isBitmapPresent)
         }
         if bitmap?.isPresent == false {
-            report.add(.corruption, "a block is partially present, but its sector bitmap is not present", at: place)
+            report.add(
+                .corruption, "a block is partially present, but its sector bitmap is not present", at: place, bat(place)
+            )
         }
     }
 
@@ -228,16 +193,17 @@ struct VHDXCheckBlocks {
     private mutating func checkBitmap(_ entry: VHDXEntry, at place: UInt64, _ report: inout CheckReport) {
         guard entry.word != 0 else { return }
         guard table.hasParent else {
-            unusedBitmap.add(at: place)
+            report.add(.note, "a sector bitmap is recorded for a disk that has no parent", at: place, bat(place))
             unusedBitmaps.append(entry.offset)
             return
         }
         if entry.isBitmapPresent {
             checkSpace(entry.offset, VHDXTable.bitmapBytes, needed: VHDXTable.bitmapBytes, at: place, &report)
         } else if entry.word & 0xFFFFF == 0 {
-            absentWithOffset.add(at: place)
+            report.add(.note, Self.absentWithOffset, at: place, bat(place))
         } else {
-            report.add(.corruption, "a sector bitmap's entry has a reserved state or reserved bits set", at: place)
+            report.add(
+                .corruption, "a sector bitmap's entry has a reserved state or reserved bits set", at: place, bat(place))
         }
     }
 
@@ -246,17 +212,19 @@ struct VHDXCheckBlocks {
         _ offset: UInt64, _ length: UInt64, needed: UInt64, at place: UInt64, _ report: inout CheckReport
     ) {
         guard let end = offset.checkedAdding(length), offset + needed <= fileSize else {
-            report.add(.corruption, "a block lies past the end of the file", at: place)
+            report.add(.corruption, "a block lies past the end of the file", at: place, bat(place))
             return
         }
         if let owner = regions.collision(at: offset, length: length) {
-            report.add(.corruption, "\(owner.collision)", at: place)
+            report.add(.corruption, owner.collision, at: place, bat(place))
             return
         }
-        if end > fileSize { shortTail.add(at: place) }
+        if end > fileSize {
+            report.add(.note, "the file ends within the unused rest of the last block", at: place, bat(place))
+        }
         firstOwned = min(firstOwned, offset / VHDX.unit)
         if units.take(offset, length) {
-            report.add(.corruption, "a block shares space of the file with another block", at: place)
+            report.add(.corruption, "a block shares space of the file with another block", at: place, bat(place))
         }
     }
 }

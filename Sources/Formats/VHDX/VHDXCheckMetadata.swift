@@ -39,10 +39,10 @@ extension VHDXCheck {
         else { return }
         let flags: UInt32 = kind == .fileParameters || kind == .parentLocator ? 4 : 6
         if entry.flags & 7 != flags {
-            report.add(.note, "the metadata item \(kind) has unusual flags", at: entry.item.offset.rawValue)
+            report.add(.note, "a metadata item has unusual flags", at: entry.item.offset.rawValue, "item \(kind)")
         }
         if let length = kind.length, entry.item.length != length {
-            report.add(.note, "the metadata item \(kind) has an unusual length", at: entry.item.offset.rawValue)
+            report.add(.note, "a metadata item has an unusual length", at: entry.item.offset.rawValue, "item \(kind)")
         }
     }
 
@@ -77,8 +77,7 @@ extension VHDXCheck {
         } catch {
             guard error.kind == .malformed || error.kind == .corrupt else { throw error }
             report.add(
-                .corruption, error.detail.map { "\(error.what): \($0)" } ?? "\(error.what)",
-                at: error.offset ?? locator.offset.rawValue)
+                .corruption, error.what, at: error.offset ?? locator.offset.rawValue, detail: error.detail)
         }
     }
 }

@@ -8,7 +8,7 @@ struct VHDXDamage {
     /// How many changes the log holds that were not applied; nil where it is not in use.
     var logChanges: Int?
     /// The good region table, the copy to write it to, and what is wrong with that one.
-    var regionTable: (good: [UInt8], copy: Int, what: String)?
+    var regionTable: (good: [UInt8], copy: Int, what: StaticString)?
     /// The size without unused space at the end of the file, in bytes; nil where there is none.
     var trimmedSize: UInt64?
 
@@ -64,21 +64,22 @@ extension VHDXCheck {
         let mayTrim = report.corruptions == 0
         if let header = damage.header {
             report.add(
-                .corruption, "header \(header) is damaged (signature or checksum)", at: VHDXHeader.place(header),
-                isRepaired: isRepaired)
+                .corruption, "a header is damaged (signature or checksum); the other one is used",
+                at: VHDXHeader.place(header), "header \(header)", isRepaired: isRepaired)
         }
         if let (_, copy, what) = damage.regionTable {
-            report.add(.corruption, what, at: VHDXRegions.places[copy], isRepaired: isRepaired)
+            report.add(
+                .corruption, what, at: VHDXRegions.places[copy], "region table \(copy + 1)", isRepaired: isRepaired)
         }
         if let count = damage.logChanges, count > 0 {
             report.add(
-                .note, "the log holds \(count.counted("change")) not applied yet, which the check counts in",
-                isRepaired: isRepaired)
+                .note, "the log holds changes that are not applied yet; the check counts them in",
+                detail: count.counted("change"), isRepaired: isRepaired)
         }
         if let size = damage.trimmedSize, size < fileSize {
             let count = (fileSize - size).dividedRoundingUp(by: VHDX.unit)
             report.add(
-                .leak, "\(count) MiB at the end of the file that nothing uses", at: size,
+                .leak, "space at the end of the file belongs to nothing", at: size, detail: "\(count) MiB",
                 isRepaired: isRepaired && mayTrim, count: count)
         }
     }

@@ -10,6 +10,7 @@ struct CheckSettings: HasImageSettings {
     var isJSON = false
     var repairs = false
     var checksChain = false
+    var isVerbose = false
 }
 
 extension OptionTable where Settings == CheckSettings {
@@ -20,6 +21,9 @@ extension OptionTable where Settings == CheckSettings {
             .toggle(["--repair"], help: "repair what is safe to repair") { $0.repairs = true },
             .toggle(["--chain"], help: "check the images below it too; those are never repaired") {
                 $0.checksChain = true
+            },
+            .toggle(["-v", "--verbose"], help: "list every place of a finding, not only the first three") {
+                $0.isVerbose = true
             },
             .toggle(["--json"], help: "write JSON") { $0.isJSON = true },
             .shareOption,
@@ -35,7 +39,7 @@ extension OptionTable where Settings == CheckSettings {
 extension Command {
     /// `platter check`.
     static let check: Command = {
-        let synopsis = "check [--repair] [--chain] [--json] [-o OPTION[,OPTION...]] IMAGE"
+        let synopsis = "check [--repair] [--chain] [-v] [--json] [-o OPTION[,OPTION...]] IMAGE"
         let help = { @Sendable in
             helpText(
                 synopsis,
@@ -89,7 +93,7 @@ struct ImageCheck {
             let objects = reports.map(\.json)
             try say((settings.checksChain ? .array(objects) : objects[0]).text + "\n")
         } else {
-            try say(reports.map(\.text).joined(separator: "\n"))
+            try say(reports.map { $0.text(isVerbose: settings.isVerbose) }.joined(separator: "\n"))
         }
         let statuses = reports.map(\.status)
         if statuses.contains(.corruption) { return .corruption }
@@ -152,29 +156,38 @@ struct CheckedImage {
             ("allocatedBytes", .number(report.allocatedBytes)), ("imageEnd", .number(report.imageEnd)),
             ("inUse", .bool(checked.isInUse)),
             ("parentError", missingParent.map { .string("\($0)") } ?? .null),
+            ("findings", .array(findings.map(Self.json))),
+        ])
+    }
+
+    /// The findings, the worst first.
+    private var findings: [CheckReport.Finding] {
+        CheckReport.Severity.allCases.flatMap { severity in report.findings.filter { $0.severity == severity } }
+    }
+
+    private static func json(_ finding: CheckReport.Finding) -> JSONText {
+        .object([
+            ("severity", .string(finding.severity.rawValue)), ("what", .string(finding.what)),
+            ("count", .number(finding.count)), ("offset", finding.offset.map { .number($0) } ?? .null),
+            ("repaired", .bool(finding.isRepaired)),
             (
-                "findings",
+                "places",
                 .array(
-                    report.findings.map { finding in
+                    finding.places.map { place in
                         .object([
-                            ("severity", .string(finding.severity.rawValue)), ("what", .string(finding.what)),
-                            ("offset", finding.offset.map { .number($0) } ?? .null),
-                            ("repaired", .bool(finding.isRepaired)),
+                            ("entry", place.entry.map { .string($0) } ?? .null),
+                            ("offset", place.offset.map { .number($0) } ?? .null),
+                            ("detail", place.detail.map { .string($0) } ?? .null),
                         ])
                     })
             ),
         ])
     }
 
-    /// For people: a line for each finding, and one for the sum.
-    var text: String {
-        var lines = report.findings.map { finding in
-            let place = finding.offset.map { " at byte \($0)" } ?? ""
-            let end = finding.isRepaired ? " (repaired)" : ""
-            return "\(finding.severity.rawValue): \(Printable.line(finding.what))\(place)\(end)"
-        }
-        let total = report.corruptions + report.leaks + report.corruptionsRepaired + report.leaksRepaired
-        if total > UInt64(report.findings.count) { lines.append("... and more of the same kind") }
+    /// For people: a line for each kind of finding, with all its places behind it where `isVerbose` says so, and one for
+    /// the sum.
+    func text(isVerbose: Bool) -> String {
+        var lines = findings.flatMap { Self.lines($0, isVerbose: isVerbose) }
         if checked.isInUse {
             lines.append("note: a program is writing the image; what was found may be a change half made")
         }
@@ -183,6 +196,25 @@ struct CheckedImage {
         }
         lines.append("\(Printable.line(path)): \(summary)")
         return lines.map { $0 + "\n" }.joined()
+    }
+
+    private static func lines(_ finding: CheckReport.Finding, isVerbose: Bool) -> [String] {
+        var line = "\(finding.severity.rawValue): \(Printable.line(finding.what))"
+        if finding.count > 1 { line += ", \(finding.count.counted("time"))" }
+        if finding.isRepaired { line += " (repaired)" }
+        let isList = isVerbose && finding.count > 1
+        let shown = finding.places.prefix(isList ? finding.places.count : 3).map(text)
+        let more = finding.count - min(finding.count, UInt64(shown.count))
+        let rest = more == 0 || shown.isEmpty ? [] : ["and \(more) more"]
+        if isList { return [line] + (shown + rest).map { "    " + $0 } }
+        return [([line] + (shown.isEmpty ? [] : [(shown + rest).joined(separator: "; ")])).joined(separator: ": ")]
+    }
+
+    /// "BAT entry 12 (byte 0x630), names 0x8000".
+    private static func text(_ place: CheckReport.Place) -> String {
+        let byte = place.offset.map { "byte \(CheckReport.hex($0))" }
+        let name = place.entry.map { entry in entry + (byte.map { " (\($0))" } ?? "") } ?? byte
+        return Printable.line([name, place.detail].compactMap { $0 }.joined(separator: ", "))
     }
 
     private var summary: String {
