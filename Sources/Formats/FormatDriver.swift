@@ -105,14 +105,26 @@ package struct FormatOptions: Sendable {
         case chs
     }
 
+    /// What the sector bitmaps of a dynamic VHD mean to a reader. In a differencing VHD they always choose between the
+    /// image and its parent.
+    package enum VHDBitmap: String, CaseIterable, Sendable {
+        /// A clear bit is a sector of zeros, whatever the block holds there (VHD specification, "Data Blocks").
+        case honour
+        /// A block that the image holds is data from end to end, as Windows and QEMU read it.
+        case ignore
+    }
+
     /// Which size of a VHD counts.
     package var vhdSize: VHDSize
+    /// What the sector bitmaps of a dynamic VHD mean.
+    package var vhdBitmap: VHDBitmap
     /// The limit on cached metadata of one image, in bytes; at least 256 KiB is used.
     package var cacheBytes: Int
 
     /// Makes options; the defaults are those of the command line.
-    package init(vhdSize: VHDSize = .current, cacheBytes: Int = 32 << 20) {
+    package init(vhdSize: VHDSize = .current, vhdBitmap: VHDBitmap = .honour, cacheBytes: Int = 32 << 20) {
         self.vhdSize = vhdSize
+        self.vhdBitmap = vhdBitmap
         self.cacheBytes = cacheBytes
     }
 }

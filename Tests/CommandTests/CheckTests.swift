@@ -52,7 +52,9 @@ import Testing
         let path = try created("disk.qcow2")
         try leak(path)
         let found = try check(path)
-        #expect(found.status == 3 && found.text.contains("leak") && found.text.contains("at byte"), "\(found)")
+        #expect(
+            found.status == 3 && found.text.contains("leak")
+                && found.text.contains("cluster 4 (byte 0x40000), used 0 times, refcount 1"), "\(found)")
         let json = try JSON(parsing: check("--json", path).output)
         #expect(json["leaks"]?.uint64 == 1 && json["corruptions"]?.uint64 == 0)
         #expect(json["findings"]?[0]?["severity"]?.string == "leak")
@@ -69,6 +71,85 @@ import Testing
         try HostFiles.patch([0x80, 0, 0, 0, 0, 0, 0x12, 0], at: table, of: path)
         let result = try check(path)
         #expect(result.status == 2 && result.text.contains("corruption"), "\(result)")
+    }
+
+    /// Two hundred wrong entries are a line, and all of them are there for who asks.
+    @Test func findingsOfOneKindAreOneLine() throws {
+        let path = try created("disk.vhd")
+        var entries: [UInt8] = []
+        for _ in 0..<8 { entries += [0, 0, 0, 1] }
+        try HostFiles.patch(entries, at: Int64(try number(path, at: 512 + 16)), of: path)
+        let result = try check(path)
+        let table = String(try number(path, at: 512 + 16), radix: 16)
+        #expect(
+            result.text.split(separator: "\n").first.map(String.init)
+                == "corruption: a block lies past the end of the file, 8 times: BAT entry 0 (byte 0x\(table)); "
+                + "BAT entry 1 (byte 0x\(String(try number(path, at: 528) + 4, radix: 16))); "
+                + "BAT entry 2 (byte 0x\(String(try number(path, at: 528) + 8, radix: 16))); and 5 more", "\(result)")
+        #expect(result.status == 2 && result.text.contains(": 8 corruptions; vhd"), "\(result)")
+        let all = try check("-v", path)
+        #expect(all.text.contains("8 times\n    BAT entry 0 (byte") && all.text.contains("\n    BAT entry 7 (byte"))
+        let found = try #require(JSON(parsing: check("--json", path).output)["findings"]?[0])
+        #expect(found["count"]?.uint64 == 8 && found["severity"]?.string == "corruption")
+        #expect(found["places"]?[7]?["entry"]?.string == "BAT entry 7" && found["repaired"] != nil)
+        #expect(try found["places"]?[7]?["offset"]?.uint64 == number(path, at: 528) + 28)
+    }
+
+    /// A dynamic VHD whose bits call absent what is there: the check says so, and the option shows it.
+    @Test func whatBitmapsHideIsSaid() throws {
+        let path = try created("disk.vhd")
+        #expect(try check(path).text.split(separator: "\n").count == 1)
+        let table = Int64(try number(path, at: 528))
+        let end = Int(try HostFiles.read(path).count) - 512
+        let footer = Array(try HostFiles.read(path).suffix(512))
+        let block = [UInt8](repeating: 0, count: 512) + [UInt8](repeating: 0x41, count: 2 << 20)
+        try HostFiles.patch(block + footer, at: Int64(end), of: path)
+        try HostFiles.patch(withUnsafeBytes(of: UInt32(end / 512).bigEndian, Array.init), at: table, of: path)
+        let result = try check(path)
+        #expect(result.status == 0 && result.text.contains("its bitmap calls absent"), "\(result)")
+        #expect(result.text.contains("BAT entry 0") && result.text.contains("-o vhd-bitmap=ignore"), "\(result)")
+        let byBits = try JSON(parsing: Product.run("map", "--json", path).output)
+        #expect(byBits[0]?["place"]?.string == "zero")
+        let byData = try JSON(parsing: Product.run("map", "--json", "-o", "vhd-bitmap=ignore", path).output)
+        #expect(byData[0]?["place"]?.string == "data")
+        #expect(byData[0]?["offset"]?.uint64 == UInt64(end) + 512 && byData[0]?["length"]?.uint64 == 2 << 20)
+        #expect(try Product.run("info", path).text.contains("-o vhd-bitmap=ignore"))
+        let wrong = try Product.run("info", "-o", "vhd-bitmap=what", path)
+        #expect(wrong.status == 1 && wrong.errors.contains("one of honour, ignore"), "\(wrong)")
+    }
+
+    /// What QEMU makes is clean, without a word more.
+    @Test(
+        .enabled(if: Tool.has("qemu-img", "qemu-io"), "needs qemu-img and qemu-io"),
+        arguments: [
+            ("qcow2", ""), ("qcow2", "compat=0.10"), ("qcow2", "cluster_size=512"), ("qcow2", "cluster_size=2M"),
+            ("qcow2", "extended_l2=on"), ("qcow2", "lazy_refcounts=on"), ("qcow2", "refcount_bits=64"),
+            ("qcow2", "preallocation=full"), ("vhdx", ""), ("vhdx", "subformat=fixed"), ("vhdx", "block_size=1M"),
+            ("vhdx", "block_state_zero=off"), ("vpc", ""), ("vpc", "subformat=fixed"), ("vpc", "force_size=on"),
+            ("vpc", "force_size=on,subformat=fixed"),
+        ])
+    func healthyImagesOfQEMUAreCleanAndNothingElse(_ format: String, _ options: String) throws {
+        let path = directory.file("disk." + (format == "vpc" ? "vhd" : format))
+        let list = options.isEmpty ? [] : ["-o", options]
+        let made = try ChildProcess("qemu-img", ["create", "-q", "-f", format] + list + [path, "65M"]).wait()
+        #expect(made.succeeded, "\(made)")
+        func expectSilence(_ when: String) throws {
+            let result = try check(path)
+            #expect(result.status == 0 && result.text.hasPrefix("\(path): clean; "), "\(when): \(result)")
+            #expect(result.text.split(separator: "\n").count == 1, "\(when): \(result)")
+        }
+        try expectSilence("new")
+        let written = try run(
+            "qemu-io", "-f", format, "-c", "write -P 1 0 1M", "-c", "write -P 2 20M 3000000", "-c", "write -z 21M 1M",
+            "-c", "discard 20M 2M", "-c", "write -P 4 63M 64k", path)
+        #expect(written.succeeded, "\(written)")
+        try expectSilence("written")
+        guard format == "qcow2" else { return }
+        try runSuccessfully("qemu-img", "snapshot", "-c", "one", path)
+        #expect(try run("qemu-io", "-f", format, "-c", "write -P 5 0 3M", "-c", "discard 63M 1M", path).succeeded)
+        try runSuccessfully("qemu-img", "snapshot", "-c", "two", path)
+        try runSuccessfully("qemu-img", "snapshot", "-d", "one", path)
+        try expectSilence("with snapshots")
     }
 
     @Test func whatCannotBeCheckedIsStatus1() throws {

@@ -55,14 +55,18 @@ package enum VHD: ImageFormat {
         let parts = try VHDParts(storage, footers, size: footers.footer.size(options.vhdSize))
         var shape = VHDDescription.shape(footers, options, allocationUnit: parts.table.blockSize)
         if let remark = try footers.remarkOnCopy(storage) { shape.remarks.append(remark) }
+        if options.vhdBitmap == .honour, parts.parent == nil, let remark = VHDBitmapCheck(storage, parts).remark() {
+            shape.remarks.append(remark)
+        }
         shape.facts +=
             VHDDescription.facts(footers)
             + VHDDescription.facts(parts.header, hasBatmap: parts.batmap != nil, parent: parts.parent)
         guard request.isWritable else {
             let cache = MetadataCache(storage, limitBytes: options.cacheBytes)
-            return VHDSparseDriver(storage, shape: shape, parts, cache: cache)
+            return VHDSparseDriver(storage, shape: shape, parts, options.vhdBitmap, cache: cache)
         }
         let session = try VHDWritable.session(storage, footers, parts, cacheBytes: options.cacheBytes)
-        return VHDSparseDriver(storage, shape: shape, parts, cache: session.store.reader, session: session)
+        return VHDSparseDriver(
+            storage, shape: shape, parts, options.vhdBitmap, cache: session.store.reader, session: session)
     }
 }

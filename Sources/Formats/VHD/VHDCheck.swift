@@ -84,6 +84,8 @@ struct VHDCheck {
         report.imageEnd = footers.place == .end ? storage.size : min(scan.usedEnd, storage.size)
         if let batmap = parts.batmap { try checkBatmap(batmap, parts) }
         let isSound = report.corruptions == 0
+        // Where two entries have one block it would be looked at as often as they do.
+        if isSound, parts.parent == nil { try VHDBitmapCheck(storage, parts).run(&report) }
         let target = parts.table.alignedStart(scan.usedEnd)
         let hasLeakAtEnd = target + parts.table.runBytes <= footers.dataEnd
         let isRepairable = repairs && isSound && footers.footer.hasExactSum && footers.place != .shortEnd

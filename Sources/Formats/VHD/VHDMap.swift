@@ -78,10 +78,13 @@ final class VHDSparseDriver: FormatDriver {
 
     private let metadata: [VHDMetadataPart]
     private let unwritten: Extent.Place
+    /// Whether a block that the image holds is read as data from end to end. Only in a dynamic image.
+    private let ignoresBitmaps: Bool
 
     /// Takes what `open` has checked.
     init(
-        _ storage: any Storage, shape: DiskShape, _ parts: VHDParts, cache: MetadataCache, session: VHDSession? = nil
+        _ storage: any Storage, shape: DiskShape, _ parts: VHDParts, _ bitmap: FormatOptions.VHDBitmap,
+        cache: MetadataCache, session: VHDSession? = nil
     ) {
         files = [storage]
         self.shape = shape
@@ -93,16 +96,23 @@ final class VHDSparseDriver: FormatDriver {
         self.table = table
         // A clear bit means "ask the parent" in a differencing image; elsewhere it promises zeros.
         unwritten = parent == nil ? .zero : .hole
+        ignoresBitmaps = bitmap == .ignore && parent == nil
         dataEnd = Atomic(table.dataEnd)
         self.cache = cache
         self.session = session
     }
 
     func map(_ detail: MapDetail, into runs: inout ExtentList) throws(ImageError) {
+        try walk(byBitmaps: !ignoresBitmaps, into: &runs)
+    }
+
+    /// Answers `map` by the bitmaps, or without a look at them. For a write they are always asked: a sector that is
+    /// written where its bit is clear would stay absent to whoever goes by the bits.
+    func walk(byBitmaps: Bool, into runs: inout ExtentList) throws(ImageError) {
         var budget = Self.walkBytes
         do throws(ImageError) {
             while !runs.remaining.isEmpty, budget > 0 {
-                guard try mapBlocks(into: &runs, budget: &budget) else { return }
+                guard try mapBlocks(byBitmaps, into: &runs, budget: &budget) else { return }
             }
         } catch {
             // Damage further on ends the answer: the walk that reaches it first says so.
@@ -113,23 +123,26 @@ final class VHDSparseDriver: FormatDriver {
     // MARK: - The table
 
     /// Adds the blocks of one chunk of the table; false when the list takes no more.
-    private func mapBlocks(into runs: inout ExtentList, budget: inout Int) throws(ImageError) -> Bool {
+    private func mapBlocks(
+        _ byBitmaps: Bool, into runs: inout ExtentList, budget: inout Int
+    ) throws(ImageError) -> Bool {
         let first = runs.remaining.lower >> table.blockShift
         let last = (runs.remaining.upper - 1) >> table.blockShift
         if first == last {
-            return try mapBlock(first, entry(of: first), into: &runs, budget: &budget)
+            return try mapBlock(first, entry(of: first), byBitmaps, into: &runs, budget: &budget)
         }
         let count = Int(min(last - first + 1, UInt64(Self.chunkEntries)))
         budget -= count * 4
         return try withUnsafeTemporaryAllocation(byteCount: count * 4, alignment: 4) { bytes throws(ImageError) in
             try cache.read(at: table.entryOffset(first), into: bytes)
-            return try mapChunk(first, UnsafeRawBufferPointer(bytes), into: &runs, budget: &budget)
+            return try mapChunk(first, UnsafeRawBufferPointer(bytes), byBitmaps, into: &runs, budget: &budget)
         }
     }
 
     /// Adds the blocks from `first` on, whose entries are `entries`; false when the list takes no more.
     private func mapChunk(
-        _ first: UInt64, _ entries: UnsafeRawBufferPointer, into runs: inout ExtentList, budget: inout Int
+        _ first: UInt64, _ entries: UnsafeRawBufferPointer, _ byBitmaps: Bool, into runs: inout ExtentList,
+        budget: inout Int
     ) throws(ImageError) -> Bool {
         let count = entries.count / 4
         var index = 0
@@ -145,7 +158,9 @@ final class VHDSparseDriver: FormatDriver {
             } else {
                 let entry = UInt32(bigEndian: entries.load(fromByteOffset: index * 4, as: UInt32.self))
                 let block = first + UInt64(index)
-                guard try mapBlock(block, entry, into: &runs, budget: &budget), budget > 0 else { return false }
+                guard try mapBlock(block, entry, byBitmaps, into: &runs, budget: &budget), budget > 0 else {
+                    return false
+                }
                 index += 1
             }
         }
@@ -154,13 +169,17 @@ final class VHDSparseDriver: FormatDriver {
 
     /// Adds what is left of the range in `block`; false when the list takes no more.
     private func mapBlock(
-        _ block: UInt64, _ entry: UInt32, into runs: inout ExtentList, budget: inout Int
+        _ block: UInt64, _ entry: UInt32, _ byBitmaps: Bool, into runs: inout ExtentList, budget: inout Int
     ) throws(ImageError) -> Bool {
         let within = runs.remaining.lower & (table.blockSize - 1)
         let length = min(runs.remaining.length, table.blockSize - within)
         guard entry != VHDTable.unused else { return runs.append(.hole, length: length) }
         let bitmap = UInt64(entry) * 512
         try check(block, at: bitmap)
+        guard byBitmaps else {
+            let data = HostOffset(bitmap + table.bitmapBytes + within)
+            return runs.append(.data(file: .image, offset: data), length: length)
+        }
         return try mapSectors(from: within, to: within + length, bitmap: bitmap, into: &runs, budget: &budget)
     }
 

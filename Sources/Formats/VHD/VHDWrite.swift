@@ -16,7 +16,7 @@ extension VHDSparseDriver {
     func inPlace(_ runs: inout ExtentList) throws(ImageError) {
         try session?.checkHealth()
         var found = ExtentList(for: runs.remaining)
-        try map(.placement, into: &found)
+        try walk(byBitmaps: true, into: &found)
         for index in 0..<found.count {
             guard case .data = found[index].place, runs.append(found[index].place, length: found[index].length) else {
                 return

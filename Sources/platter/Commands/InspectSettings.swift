@@ -34,7 +34,7 @@ extension ImageSettings {
         for directory in allowedParents { directories.append(try HostPath.existing(directory)) }
         return DiskOptions(
             format: format, backingFormat: backingFormat,
-            formatOptions: FormatOptions(vhdSize: vhdSize, cacheBytes: Int(cacheBytes)),
+            formatOptions: FormatOptions(vhdSize: vhdSize, vhdBitmap: vhdBitmap, cacheBytes: Int(cacheBytes)),
             allowedParents: directories, sharing: forcesShare ? .forced : .refused, log: log)
     }
 }

@@ -9,6 +9,8 @@ struct ImageSettings: Sendable {
     var backingFormat: String?
     /// Which of a VHD's two sizes counts.
     var vhdSize = FormatOptions.VHDSize.current
+    /// What the sector bitmaps of a dynamic VHD mean.
+    var vhdBitmap = FormatOptions.VHDBitmap.honour
     /// The limit on cached metadata of one image in bytes.
     var cacheBytes: UInt64 = 32 << 20
     /// Directories below which files that an image names may be opened, besides the image's own.
@@ -39,6 +41,12 @@ extension Option where Settings: HasImageSettings {
                     throw .usage("'\(name)' is one of current, chs, not '\(value)'")
                 }
                 settings.image.vhdSize = size
+            },
+            Option(
+                keys: ["vhd-bitmap"], value: "HOW",
+                help: "sectors that a dynamic VHD calls absent: zeros (honour, default), or what lies there (ignore)"
+            ) { settings, value, name throws(Failure) in
+                settings.image.vhdBitmap = try Values.choice(value, name, of: FormatOptions.VHDBitmap.self)
             },
             Option(keys: ["cache-size"], value: "SIZE", help: "metadata kept in memory for each image (default 32M)") {
                 settings, value, name throws(Failure) in

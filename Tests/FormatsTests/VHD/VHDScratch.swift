@@ -131,10 +131,13 @@ struct VHDWriter {
     var model: [UInt8]
     private var freed: [HostRun] = []
 
-    init(_ file: VHDScratch, below: [any FormatDriver] = []) throws {
+    init(
+        _ file: VHDScratch, below: [any FormatDriver] = [], options: FormatOptions = FormatOptions()
+    ) throws {
         self.file = file
         self.below = below
-        driver = try VHD.open(OpenRequest(storage: file, companions: NoCompanions(), isWritable: true))
+        driver = try VHD.open(
+            OpenRequest(storage: file, companions: NoCompanions(), options: options, isWritable: true))
         model = try Asking.read([driver] + below, ByteRange(0, to: driver.shape.virtualSize))
         try driver.prepare()
     }
