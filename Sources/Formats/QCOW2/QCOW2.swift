@@ -46,6 +46,7 @@ package enum QCOW2: ImageFormat {
             writer = try Writer(
                 image, tables, store: store, fixed: fixedTables(header, extensions, snapshots),
                 cacheBytes: cacheBytes)
+            try writer?.surveyAtOpen()
         }
         return Driver(image, tables, shape: shape(of: header, extensions, parent, snapshots), writer: writer)
     }

@@ -61,9 +61,9 @@ extension QCOW2 {
         var hasDataFile: Bool { header.has(.externalDataFile) }
         var wordBytes: UInt64 { header.has(.extendedL2) ? 16 : 8 }
 
-        /// Reads the header of the image in `storage`. Throws what keeps it from being checked: `.malformed`,
-        /// `.unsupported`, `.corrupt` (no L1 table to begin with) and `.io`.
-        init(_ storage: any Storage, repairs: Bool) throws(ImageError) {
+        /// Reads the header of the image in `storage`; counts take at most `mostBytes` of memory. Throws what keeps the image
+        /// from being checked: `.malformed`, `.unsupported`, `.corrupt` (no L1 table to begin with) and `.io`.
+        init(_ storage: any Storage, repairs: Bool, mostBytes: Int = 2 << 30) throws(ImageError) {
             self.storage = storage
             self.repairs = repairs
             header = try Header(reading: storage)
@@ -74,7 +74,7 @@ extension QCOW2 {
             tableClusters = UInt64(place.span.bytes.big(UInt32.self, at: 8))
             fileSize = storage.size
             _ = try header.activeTables(fileSize: fileSize)
-            counts = ClusterCounts(limitBytes: try Self.memoryLimit(storage))
+            counts = ClusterCounts(limitBytes: min(try Self.memoryLimit(storage), mostBytes))
         }
 
         /// The memory for counts. A file cannot hold more references than its bytes on the host, so a small file that

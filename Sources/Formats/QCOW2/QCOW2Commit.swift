@@ -67,7 +67,7 @@ extension QCOW2.WriteState {
             let end = (run.offset.rawValue + run.length) >> clusterBits
             for cluster in first..<end {
                 regions.remove(cluster)
-                cursor = min(cursor, cluster)
+                if reusesSpace { cursor = min(cursor, cluster) }
             }
             lower(first..<end)
         }

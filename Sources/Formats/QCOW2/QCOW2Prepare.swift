@@ -12,7 +12,7 @@ extension QCOW2.WriteState {
         headerSector = try imageFile.bytes(at: HostOffset(0), count: 512)
         try readTable()
         fresh = max(1, firstSize.dividedRoundingUp(by: clusterSize))
-        cursor = 1
+        cursor = reusesSpace ? 1 : fresh
         try regions.replace(with: metadata(), clusterBits: clusterBits)
         guard try refcount(of: 0) > 0 else {
             throw ImageError(.corrupt, "the header has refcount 0; check the image before writing to it")

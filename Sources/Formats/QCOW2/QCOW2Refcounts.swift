@@ -201,7 +201,8 @@ extension QCOW2.WriteState {
     /// through `reclaim`, so that nobody gets it before. Another one is counted when the batch that gathers is durable:
     /// one image of a refcount block cannot both precede and follow the L2 tables.
     func drop(_ clusters: [UInt64], freed: inout [HostRun]) {
-        for cluster in clusters {
+        // Where nobody knows what else refers to a cluster, it is leaked until a check.
+        for cluster in clusters where reusesSpace {
             let left: UInt64
             // What cannot be read now could be read in `checkDrops`; at worst the cluster is leaked.
             do throws(ImageError) { left = try references(to: cluster) } catch { continue }

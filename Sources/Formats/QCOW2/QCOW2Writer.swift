@@ -80,6 +80,10 @@ extension QCOW2 {
         /// Whether the corrupt bit waits for that batch.
         var marksCorruptLater = false
 
+        /// Whether `survey` has been through, or what it found that forbids any change.
+        var survey: Result<Void, ImageError>?
+        /// Whether clusters below the end of the file may be given out: not where nobody could count what is in use.
+        var reusesSpace = true
         /// Clusters from 1 up to here are in use, as far as is known.
         var cursor: UInt64 = 1
         /// From here on nothing was ever given out in this session; at or behind the end that the file had.
@@ -131,6 +135,7 @@ extension QCOW2.WriteState {
     func checkUsable() throws(ImageError) {
         guard isReady else { throw ImageError(.readOnly, "the image was not made ready for writing") }
         try health.check()
+        try surveyOnce()
     }
 
     /// `count` bytes of metadata from `offset` on; `count` is bounded by the caller.
