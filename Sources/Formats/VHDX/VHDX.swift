@@ -19,8 +19,17 @@ package enum VHDX: ImageFormat {
     package static func virtualSize(
         of storage: any Storage, options: FormatOptions
     ) throws(ImageError) -> UInt64 {
-        try VHDXFoundation(storage).metadata.virtualSize
+        guard try recognises(storage) else { throw VHDXFoundation.noSignature }
+        let header = try VHDXHeader.current(of: storage)
+        // A listing must not read a log of up to 1 GiB. One of ordinary size may change what the metadata says.
+        if header.hasLog, header.logLength <= longestListedLog {
+            return try VHDXFoundation(storage).metadata.virtualSize
+        }
+        return try VHDXMetadata(storage, VHDXRegions(storage, header).metadata).virtualSize
     }
+
+    /// A listing reads logs up to this size in bytes; Windows and QEMU make them of 1 MiB.
+    private static let longestListedLog: UInt64 = 4 << 20
 
     package static func open(_ request: OpenRequest) throws(ImageError) -> any FormatDriver {
         if request.isWritable { return try VHDXOpen.open(request) }
@@ -46,11 +55,13 @@ struct VHDXFoundation {
     /// The file that all structures are read from: the replayed one where there is a log to replay.
     var view: any Storage { replay ?? storage }
 
+    static var noSignature: ImageError {
+        ImageError(.malformed, "the file does not begin with the VHDX signature")
+    }
+
     /// Reads and checks everything up to the metadata. Throws `.malformed`, `.unsupported`, `.corrupt` or `.io`.
     init(_ storage: any Storage) throws(ImageError) {
-        guard try VHDX.recognises(storage) else {
-            throw ImageError(.malformed, "the file does not begin with the VHDX signature")
-        }
+        guard try VHDX.recognises(storage) else { throw Self.noSignature }
         let header = try VHDXHeader.current(of: storage)
         var replay: VHDXReplay?
         if header.hasLog { replay = try VHDXReplay(storage, header) }

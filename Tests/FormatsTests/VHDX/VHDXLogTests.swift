@@ -66,6 +66,16 @@ import Testing
         #expect(try VHDXBuilder.open(storage).size == 2 * Self.mib)
     }
 
+    /// A listing looks at every image of a directory, and anybody can make a file whose log is a hole of 1 GiB.
+    @Test func aLongLogIsNotReadForAListing() throws {
+        var builder = VHDXBuilder(size: 4 * Self.mib, logLength: 64 * Self.mib)
+        let log = VHDXLogBuilder(&builder)
+        log.put([.page(builder.metadataOffset + 128 << 10, VHDXLogBuilder.page(1))], at: 0, sequence: 1, tail: 0)
+        let storage = CountingStorage(builder.build())
+        #expect(try VHDX.virtualSize(of: storage, options: FormatOptions()) == 4 * Self.mib)
+        #expect(storage.counts.bytes < Self.mib)
+    }
+
     @Test func entriesAreAppliedInOrder() throws {
         let (builder, log) = image()
         var next = log.put([table(builder, [0])], at: 4096, sequence: 5, tail: 4096)
