@@ -100,9 +100,10 @@ final class OpenFile: Sendable {
         var pages: Int32 = 0
         let pipe = clinux_fuse_reply_begin(length, &pages)
         guard pipe >= 0 else { return false }
-        // The pages in the pipe must not be given to other data before the kernel has copied them.
-        let lease = disk.isWritable ? disk.beginTransfer() : nil
-        defer { if let lease { disk.endTransfer(lease) } }
+        // The pages in the pipe must not be given to other data before the kernel has copied them. Views that are only read
+        // (layers, snapshots) show files that others write.
+        let lease = disk.beginTransfer()
+        defer { disk.endTransfer(lease) }
         let outcome: Feed
         do throws(ImageError) {
             outcome = try disk.feed(range, into: PipeWriter(descriptor: pipe), capacityPages: Int(pages))

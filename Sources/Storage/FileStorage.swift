@@ -163,9 +163,12 @@ package final class FileStorage: Storage {
     /// What the device fails at later the kernel keeps for the next barrier. A filesystem that fails at finding a place for
     /// the bytes says so here, and the barrier might not.
     package func startWriteback() {
-        guard clinux_start_writeback(descriptor) != 0, errno == EIO else { return }
+        guard clinux_start_writeback(descriptor) != 0 else { return }
+        let code = errno
+        // Only an answer that the call is not to be had here says nothing about the bytes.
+        guard ![EINVAL, ENOSYS, ENOTSUP, ESPIPE, EINTR].contains(code) else { return }
         flushFailure.withLock { failure in
-            if failure == 0 { failure = EIO }
+            if failure == 0 { failure = code }
         }
     }
 
