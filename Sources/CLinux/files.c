@@ -62,6 +62,34 @@ int clinux_open_beneath(int directory, const char *path, int flags) {
     return (int)syscall(SYS_openat2, directory, path, &how, sizeof how);
 }
 
+int clinux_open_device_beneath(int directory, const char *path, int flags) {
+    int found = clinux_open_beneath(directory, path, O_PATH);
+    if (found < 0) return -1;
+    struct stat facts;
+    int result = -1;
+    if (fstat(found, &facts) == 0) {
+        if (S_ISREG(facts.st_mode) || S_ISBLK(facts.st_mode)) {
+            char again[32];
+            snprintf(again, sizeof again, "/proc/self/fd/%d", found);
+            result = open(again, flags | O_CLOEXEC);
+        } else {
+            errno = ENODEV;
+        }
+    }
+    int code = errno;
+    close(found);
+    errno = code;
+    return result;
+}
+
+int clinux_open_folder_beneath(int directory, const char *path, int stays_on_filesystem) {
+    struct open_how how = {
+        .flags = O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_CLOEXEC,
+        .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | (stays_on_filesystem ? RESOLVE_NO_XDEV : 0u),
+    };
+    return (int)syscall(SYS_openat2, directory, path, &how, sizeof how);
+}
+
 int clinux_open_at(int directory, const char *path, int flags) {
     return openat(directory, path, flags | O_CLOEXEC);
 }

@@ -5,15 +5,16 @@ internal import Storage
 
 /// Opens an image and, link by link, what lies below it.
 struct ChainOpener {
-    /// More images than this in a chain are taken for an attack.
-    static let deepest = 64
-
-    private let path: String
-    private let options: DiskOptions
-    private var gate: OpenGate
-    private var layers: [Layer] = []
-    private var table: [any Storage] = []
+    let path: String
+    let options: DiskOptions
+    var gate: OpenGate
+    var layers: [Layer] = []
+    var table: [any Storage] = []
     private var warned = false
+    /// Whether the image added last says that nothing is to be looked for below it.
+    var endsHere = false
+    /// How many names in directories may still be read in searches for parents.
+    var names = NameSearch.budget
 
     /// Throws what the directories of the options throw that cannot be opened.
     init(path: String, options: DiskOptions) throws(ImageError) {
@@ -44,15 +45,24 @@ struct ChainOpener {
         } else {
             try addTop(path, named: options.format)
         }
-        while let last = layers.last, let parent = last.parent {
-            guard layers.count < Self.deepest else {
-                throw ImageError(.unsupported, "more than 64 images lie on top of each other", file: path)
+        while let last = layers.last, let parent = last.parent, !endsHere {
+            guard layers.count < options.maxLayers else {
+                throw ImageError(
+                    .unsupported, "more images lie on top of each other than are opened; -o max-layers=N allows more",
+                    detail: "\(options.maxLayers)", file: path)
             }
             do throws(ImageError) { try addParent(parent, of: last) } catch {
-                guard options.acceptsMissingParent else { throw error }
+                guard options.acceptsMissingParent, override == nil else { throw error }
                 layers[layers.count - 1].missingParent = error
                 break
             }
+        }
+        if layers.last?.missingParent == nil,
+            let override = options.parents.dropFirst(depth).lazy.compactMap({ $0 }).first
+        {
+            throw ImageError(
+                .outOfRange, "more parents are named with -o parent= than the image has below it", detail: override,
+                file: path)
         }
         return Disk.assemble(layers, table, name: path, options: options)
     }
@@ -96,20 +106,23 @@ struct ChainOpener {
 
     /// Opens a file as an image of `format`. Companions of an image that is not `trusted` are refused: its format was
     /// guessed, and a guess must not open further files.
-    private func driver(
+    func driver(
         of file: FileStorage, _ format: any ImageFormat.Type, trusted: Bool, isWritable: Bool = false
     ) throws(ImageError) -> (any FormatDriver, [FileStorage]) {
         let companions = Companions(
             gate: gate, image: file, trusted: trusted, isWritable: isWritable, allowsWriting: options.writesDataFile)
+        var formatOptions = options.formatOptions
+        // Many layers together take about as much memory for their tables as some tens of them alone.
+        if layers.count >= 8 { formatOptions.cacheBytes = formatOptions.cacheBytes / (layers.count + 1) * 8 }
         let request = OpenRequest(
-            storage: file, companions: companions, options: options.formatOptions, isWritable: isWritable)
+            storage: file, companions: companions, options: formatOptions, isWritable: isWritable)
         let driver = try format.open(request)
         return (driver, companions.opened)
     }
 
     /// Takes a driver and its files into the chain: no file may be there twice, and every one but the image itself is
     /// locked here.
-    private mutating func add(
+    mutating func add(
         _ driver: any FormatDriver, path: String, opened: [FileStorage], isWritable: Bool = false
     ) throws(ImageError) {
         for file in opened {
@@ -129,11 +142,11 @@ struct ChainOpener {
 
     /// What lies below a layer that is written gets into it by fills, so it must not change back after a loss of power:
     /// whoever wrote it may have been killed before it was durable.
-    private func makeDurable(_ file: FileStorage) throws(ImageError) {
+    func makeDurable(_ file: FileStorage) throws(ImageError) {
         if options.writesTop, !file.isWritable { try file.makeDurable() }
     }
 
-    private func isKnown(_ file: any Storage) -> Bool {
+    func isKnown(_ file: any Storage) -> Bool {
         guard let identity = file.identity else { return false }
         return table.contains { $0.identity?.device == identity.device && $0.identity?.inode == identity.inode }
     }
@@ -158,71 +171,18 @@ struct ChainOpener {
 
     // MARK: - Parents
 
-    /// Finds, opens and verifies the parent of `child`, and adds it. The first file that exists and is the one meant
-    /// wins; otherwise the worst failure is thrown.
-    private mutating func addParent(_ reference: ParentReference, of child: Layer) throws(ImageError) {
-        // Below an overlay the word of the user is about the image's parent.
-        if layers.count == (options.overlay == nil ? 1 : 2), let override = options.parentOverride {
-            return try addOverride(override, reference, of: child)
-        }
-        var tried: [String] = []
-        var worst: OpenGate.Refusal?
-        for name in reference.paths {
-            for candidate in try gate.candidates(name, namedBy: child.path) where !tried.contains(candidate) {
-                tried.append(candidate)
-                do throws(OpenGate.Refusal) {
-                    let file = try gate.open(candidate)
-                    return try add(file, as: reference, of: child)
-                } catch {
-                    if error.error.kind == .busy { throw error.error }
-                    if error.reason.rawValue > worst?.reason.rawValue ?? -1 { worst = error }
-                }
-            }
-        }
-        if let worst, worst.reason != .missing { throw worst.error }
-        throw ImageError(
-            .missing, "the parent of the image is missing; bring it back to where the image names it",
-            detail: tried.isEmpty
-                ? "its name is no file name: \(reference.paths.map(\.text).joined(separator: ", "))"
-                : "looked for \(tried.joined(separator: ", "))",
-            file: child.path)
-    }
-
-    /// The parent that the user named in place of the recorded one: it needs no permission, and its own directory is
-    /// trusted like the image's.
-    private mutating func addOverride(
-        _ override: String, _ reference: ParentReference, of child: Layer
-    ) throws(ImageError) {
-        let file = try FileStorage(path: override)
-        for directory in OpenGate.directories(of: override) { try gate.admit(directory) }
-        do throws(OpenGate.Refusal) { try add(file, as: reference, of: child) } catch { throw error.error }
-    }
-
-    /// Adds `file` as the image that `reference`, of `child`, means, or says why it is not.
-    private mutating func add(
-        _ file: FileStorage, as reference: ParentReference, of child: Layer
-    ) throws(OpenGate.Refusal) {
-        do throws(ImageError) {
-            guard !isKnown(file) else {
-                throw ImageError(.corrupt, "the image is its own parent: its chain comes back to this file")
-            }
-            try lock(file)
-            try makeDurable(file)
-            let (driver, opened) = try parentDriver(of: file, recorded: reference.format)
-            if !reference.identities.isEmpty { try reference.verify(driver.shape, of: child.shape) }
-            try add(driver, path: file.name, opened: opened)
-        } catch { throw OpenGate.Refusal(reason: .unusable, error: error.named(file.name)) }
-    }
-
     /// Opens a parent in the format that its child records. Where none is recorded, the user's word counts, or what the
     /// file shows, as long as it names nothing further: its content may be a guest's.
-    private func parentDriver(
-        of file: FileStorage, recorded: String?
+    func parentDriver(
+        of file: FileStorage, recorded: String?, isUsersWord: Bool
     ) throws(ImageError) -> (any FormatDriver, [FileStorage]) {
         if let recorded, Registry.format(named: recorded) == nil {
             throw ImageError(.unsupported, "the parent is of a format that cannot be read", detail: recorded)
         }
-        if let name = recorded ?? options.backingFormat {
+        var name = recorded ?? options.backingFormat
+        // What the user named is recognised as the image itself is.
+        if name == nil, isUsersWord { name = try Self.format(of: file, named: nil).name }
+        if let name {
             return try driver(of: file, Self.format(of: file, named: name), trusted: true)
         }
         let format: any ImageFormat.Type
@@ -239,22 +199,15 @@ struct ChainOpener {
     }
 }
 
-extension ParentReference {
-    /// Throws `.corrupt` unless a disk of shape `parent` is the one that this reference of `child` means. Both must have
-    /// sectors of one size, for the child's bitmaps say sector by sector whose bytes count.
-    func verify(_ parent: DiskShape, of child: DiskShape) throws(ImageError) {
-        guard let identity = parent.identity, identities.contains(identity) else {
-            throw ImageError(.corrupt, "not the parent of the image, or changed since the image was made from it")
-        }
-        guard parent.logicalSectorSize == child.logicalSectorSize else {
-            throw ImageError(
-                .corrupt, "the sectors of the parent have another size than those of the image above it",
-                detail: "\(parent.logicalSectorSize) and \(child.logicalSectorSize.counted("byte"))")
-        }
-    }
-}
-
 extension ImageError {
+    /// A parent that does not fit, below a disk that would be written.
+    static var forcedForReading: ImageError {
+        ImageError(
+            .denied,
+            "not the parent that the image names, so that it is only read; leave -w and --overlay out, or -o force-parent"
+        )
+    }
+
     /// A parent whose format was guessed, and which names further files.
     static var guessNamesFiles: ImageError {
         ImageError(

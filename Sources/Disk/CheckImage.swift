@@ -44,12 +44,14 @@ extension Disk {
     }
 
     /// Why what lies below the image at `path` cannot be opened; nil where all of it can, where there is nothing, and where
-    /// the image itself cannot be opened.
+    /// the image itself cannot be opened. What is wrong with parents that the user named is told too.
     package static func missingParent(path: String, options: DiskOptions) -> ImageError? {
         var options = options
         (options.acceptsMissingParent, options.isWritable) = (true, false)
         options.sharing = .whileBusy
         options.log = Logger(label: "platter") { _ in SwiftLogNoOpLogHandler() }
-        return (try? open(path: path, options: options))?.missingParent
+        do throws(ImageError) { return try open(path: path, options: options).missingParent } catch {
+            return options.parents.isEmpty ? nil : error
+        }
     }
 }

@@ -13,6 +13,9 @@ package enum Sharing: Sendable {
 
 /// What the user chose about opening images.
 package struct DiskOptions: Sendable {
+    /// How many images may lie on top of each other unless the user says otherwise: more are taken for an attack.
+    package static let usualLayers = 256
+
     /// The format that the user named for the image (`-o format=`); nil to find it.
     package var format: String?
     /// The format that the user named for a parent whose child records none (`-o backing-format=`).
@@ -21,8 +24,16 @@ package struct DiskOptions: Sendable {
     package var formatOptions: FormatOptions
     /// Directories besides the image's own in which files that an image names may lie (`--allow-parents`).
     package var allowedParents: [String]
-    /// Takes the place of the parent that the image itself names: a path that the user typed, or nil.
-    package var parentOverride: String?
+    /// Files that take the places of the parents that the images name (`-o parent=`): the first that of the image's own,
+    /// the next that of that one, and so on; nil where the recorded one counts.
+    package var parents: [String?]
+    /// Whether a parent whose identity is not the recorded one is read all the same (`-o force-parent`).
+    package var forcesParent: Bool
+    /// How many images may lie on top of each other (`-o max-layers`).
+    package var maxLayers: Int
+    /// Whether a message about a missing parent may tell files of its name in other places below the allowed directories:
+    /// where it is for the user who started the program, and for nobody else.
+    package var tellsNames = true
     /// Whether the image is opened for writing.
     package var isWritable: Bool
     /// Whether a data file that the image names is written with it (`-o write-data-file`); otherwise such an image is not
@@ -48,7 +59,8 @@ package struct DiskOptions: Sendable {
     /// Makes options; the defaults are those of the command line.
     package init(
         format: String? = nil, backingFormat: String? = nil, formatOptions: FormatOptions = FormatOptions(),
-        allowedParents: [String] = [], parentOverride: String? = nil, isWritable: Bool = false,
+        allowedParents: [String] = [], parents: [String?] = [], forcesParent: Bool = false,
+        maxLayers: Int = Self.usualLayers, isWritable: Bool = false,
         writesDataFile: Bool = false, overlay: String? = nil, overlayFormat: String = "qcow2", lock: Bool = true,
         sharing: Sharing = .refused, acceptsMissingParent: Bool = false,
         log: Logger = Logger(label: "platter"), decodeCacheBytes: Int = 16 << 20
@@ -57,7 +69,9 @@ package struct DiskOptions: Sendable {
         self.backingFormat = backingFormat
         self.formatOptions = formatOptions
         self.allowedParents = allowedParents
-        self.parentOverride = parentOverride
+        self.parents = parents
+        self.forcesParent = forcesParent
+        self.maxLayers = maxLayers
         self.isWritable = isWritable
         self.writesDataFile = writesDataFile
         self.overlay = overlay

@@ -65,8 +65,10 @@ package struct NewImage: Sendable {
         }
         if let below { try check(apartFrom: below) }
         let files = NewFiles(image: path, replaces: replaces)
+        let target = try files.begin(path)
         let request = CreateRequest(
-            storage: try files.begin(path), virtualSize: size, options: options, parent: try parentRequest(below),
+            storage: target, deviceBytes: (target as? NewDevice)?.deviceBytes, virtualSize: size, options: options,
+            parent: try parentRequest(below),
             makeFile: { (name) throws(ImageError) in try files.begin(named: name) })
         do throws(ImageError) { try format.create(request) } catch { throw error.named(path) }
         try files.keep()
@@ -97,7 +99,7 @@ package struct NewImage: Sendable {
 private final class NewFiles: Sendable {
     private let image: String
     private let replaces: Bool
-    private let files = Mutex<[NewFile]>([])
+    private let files = Mutex<[any NewTarget]>([])
 
     init(image: String, replaces: Bool) {
         self.image = image
@@ -105,9 +107,11 @@ private final class NewFiles: Sendable {
     }
 
     func begin(_ path: String) throws(ImageError) -> any Storage {
-        let file = try NewFile(path: path, replaces: replaces)
+        let file: any NewTarget =
+            NewDevice.isDevice(path)
+            ? try NewDevice(path: path, replaces: replaces) : try NewFile(path: path, replaces: replaces)
         files.withLock { $0.append(file) }
-        return file.storage
+        return file.bytes
     }
 
     /// Begins a file that the image will name, which is relative to the image's directory as it is at every open.
@@ -121,7 +125,7 @@ private final class NewFiles: Sendable {
 
     /// Gives all of them their names, the image's own last: before it nothing refers to the others.
     func keep() throws(ImageError) {
-        var kept: [NewFile] = []
+        var kept: [any NewTarget] = []
         for file in files.withLock({ Array($0.reversed()) }) {
             do throws(ImageError) { try file.keep() } catch {
                 // What was replaced is gone anyway; what was not there before is taken away again.

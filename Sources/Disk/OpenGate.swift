@@ -11,13 +11,23 @@ struct OpenGate: Sendable {
     private struct Root: Sendable {
         var directory: Directory
         var spellings: [String]
+        /// Whether block devices may be opened too.
+        var admitsDevices: Bool
+    }
+
+    /// A path as a directory that allows it has it.
+    struct Place: Sendable {
+        /// The directory's number among those of the gate.
+        var root: Int
+        /// The path below it.
+        var relative: String
     }
 
     /// Why a name was not opened.
     struct Refusal: Error {
         /// What it was, worst last: the report is about the worst one.
         enum Reason: Int {
-            case missing, outside, unusable
+            case missing, outside, unrelated, unusable
         }
 
         var reason: Reason
@@ -31,17 +41,20 @@ struct OpenGate: Sendable {
     /// A gate for what the image at `path` names; `allowed` are further directories. Throws what opening one of them
     /// throws: leaving it out would only show later, as a parent that is refused.
     init(image path: String, allowed: [String]) throws(ImageError) {
-        for directory in Self.directories(of: path) + allowed { try admit(directory) }
+        for directory in Self.directories(of: path) { try admit(directory) }
+        for directory in allowed { try admit(directory, isUsersWord: true) }
     }
 
-    /// Admits files below `directory` too. Throws `.missing`, `.denied` or `.io`, naming it.
-    mutating func admit(_ directory: String) throws(ImageError) {
+    /// Admits files below `directory` too, and block devices where the user named it and it is `/dev` or lies in it.
+    /// Throws `.missing`, `.denied` or `.io`, naming it.
+    mutating func admit(_ directory: String, isUsersWord: Bool = false) throws(ImageError) {
         let opened = try Directory(path: directory)
         var spellings = [opened.path]
         // Taking `..` out of a path as text is right only where no symbolic link stands before it.
         let typed = PathText.join(HostPath.absolute(directory), "")
         if typed != opened.path, HostPath.real(typed) == opened.path { spellings.append(typed) }
-        roots.append(Root(directory: opened, spellings: spellings))
+        let isForDevices = isUsersWord && (opened.path == "/dev" || opened.path.hasPrefix("/dev/"))
+        roots.append(Root(directory: opened, spellings: spellings, admitsDevices: isForDevices))
     }
 
     /// The directories that a name in the image at `path` is relative to, without symbolic links: that of the file, and
@@ -60,12 +73,7 @@ struct OpenGate: Sendable {
             throw ImageError(.denied, "the image names a file by something that is no file name", file: path)
         }
         let directories = Self.directories(of: path)
-        if name.base == .windows {
-            guard let last = PathText.lastComponent(name.text) else { return [] }
-            let places = directories + roots.map(\.directory.path)
-            var seen: Set<String> = []
-            return places.map { PathText.join($0, last) }.filter { seen.insert($0).inserted }
-        }
+        if name.base == .windows { return tails(of: name.text, namedBy: path) }
         guard name.base != .elsewhere, !PathText.hasScheme(name.text) else {
             throw ImageError(
                 .denied, "the image names something that is not a local file; that is never opened",
@@ -73,6 +81,38 @@ struct OpenGate: Sendable {
         }
         if name.base == .host { return [PathText.join("/", name.text)] }
         return directories.map { PathText.join($0, name.text) }
+    }
+
+    /// Where a file could be whose recorded path is of no use but for its end: the longest end first, below the
+    /// directories of the image at `path` and below every one that is allowed.
+    func tails(of text: String, namedBy path: String) -> [String] {
+        let places = Self.directories(of: path) + roots.map(\.directory.path)
+        var seen: Set<[UInt8]> = []
+        return PathText.tails(text).flatMap { tail in places.map { PathText.join($0, tail) } }
+            .filter { seen.insert(Array($0.utf8)).inserted }
+    }
+
+    /// The directories that allow `path`, absolute and normalised, and the way to it from there.
+    func places(of path: String) -> [Place] {
+        roots.indices.compactMap { index in
+            roots[index].spellings.lazy.compactMap { PathText.relative(path, to: $0) }.first
+                .map { Place(root: index, relative: $0) }
+        }
+    }
+
+    /// How many directories there are.
+    var rootCount: Int { roots.count }
+
+    /// The path of a directory without symbolic links.
+    func path(ofRoot root: Int) -> String { roots[root].directory.path }
+
+    /// Names in a directory below one of those that are allowed; see `Directory.visitNames`.
+    func visitNames(
+        _ place: Place, limit: Int, staysOnFilesystem: Bool = false, _ body: (String, Bool) -> Void
+    ) -> Int {
+        roots[place.root].directory.visitNames(
+            beneath: place.relative.isEmpty ? "." : place.relative, limit: limit,
+            staysOnFilesystem: staysOnFilesystem, body)
     }
 
     /// Opens the file at `path`, absolute and normalised, below the first directory that allows it; for writing too where
@@ -87,7 +127,8 @@ struct OpenGate: Sendable {
             for spelling in root.spellings {
                 guard let relative = PathText.relative(path, to: spelling) else { continue }
                 do throws(ImageError) {
-                    return try root.directory.openFile(beneath: relative, isWritable: isWritable)
+                    return try root.directory.openFile(
+                        beneath: relative, isWritable: isWritable, admitsDevices: root.admitsDevices)
                 } catch {
                     refusal = Self.refusal(of: path, error)
                 }

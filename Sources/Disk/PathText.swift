@@ -23,12 +23,27 @@ enum PathText {
         return String(decoding: path.utf8.dropFirst(prefix.utf8.count), as: UTF8.self)
     }
 
-    /// The last component of a path with slashes or backslashes; nil where that is no file name.
-    static func lastComponent(_ text: String) -> String? {
-        let parts = text.split(whereSeparator: { $0 == "/" || $0 == "\\" })
-        guard let last = parts.last, last != ".", last != ".." else { return nil }
-        return String(last)
+    /// The ends of a path with slashes or backslashes, the longest first: of `D:/vm/base/x` these are `vm/base/x`,
+    /// `base/x` and `x`. At most 16; none where the last component is no file name.
+    static func tails(_ text: String) -> [String] {
+        var parts: [Substring] = []
+        for part in text.split(whereSeparator: { $0 == "/" || $0 == "\\" }) {
+            // Everything before a drive or a volume is of no use here.
+            if part == ".." || part == "?" || part.utf8.last == UInt8(ascii: ":") || part.hasPrefix("Volume{") {
+                parts = part == ".." ? parts.dropLast() : []
+            } else if part != "." {
+                parts.append(part)
+            }
+        }
+        guard let last = text.split(whereSeparator: { $0 == "/" || $0 == "\\" }).last, last == parts.last else {
+            return []
+        }
+        let longest = parts.suffix(16)
+        return longest.indices.map { longest[$0...].joined(separator: "/") }
     }
+
+    /// The last component of a path with slashes or backslashes; nil where that is no file name.
+    static func lastComponent(_ text: String) -> String? { tails(text).last }
 
     /// Whether the name begins with a scheme ("nbd:", "json:") rather than being a path: a colon before any slash.
     static func hasScheme(_ text: String) -> Bool {

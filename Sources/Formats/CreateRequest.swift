@@ -31,6 +31,9 @@ package struct CreateRequest: Sendable {
 
     /// The file to fill: empty, and open for writing.
     package var storage: any Storage
+    /// The size in bytes of the block device that becomes the image, where it is none of a file: its end stays where it
+    /// is, behind that of the image. A multiple of 512.
+    package var deviceBytes: UInt64?
     /// The size of the disk in bytes.
     package var virtualSize: UInt64
     /// Options by name, every one of them in `createOptions`.
@@ -42,12 +45,14 @@ package struct CreateRequest: Sendable {
 
     /// Makes a request of its parts.
     package init(
-        storage: any Storage, virtualSize: UInt64, options: [String: String] = [:], parent: Parent? = nil,
+        storage: any Storage, deviceBytes: UInt64? = nil, virtualSize: UInt64, options: [String: String] = [:],
+        parent: Parent? = nil,
         makeFile: @escaping @Sendable (String) throws(ImageError) -> any Storage = { (name) throws(ImageError) in
             throw ImageError(.unsupported, "no further file can be made here", detail: name)
         }
     ) {
         self.storage = storage
+        self.deviceBytes = deviceBytes
         self.virtualSize = virtualSize
         self.options = options
         self.parent = parent

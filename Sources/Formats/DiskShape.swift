@@ -54,9 +54,9 @@ package struct ParentReference: Sendable {
             case image
             /// The root of this machine.
             case host
-            /// A Windows drive, share or volume: only its last component is of use here.
+            /// A Windows drive, share or volume, which is nowhere on this machine: only the end of the path is of use.
             case windows
-            /// Nothing on this machine: a name that begins with a protocol ("nbd:"), which is shown and never opened.
+            /// Nothing that is a plain local file (a protocol of QEMU): `text` is what is recorded. Never opened.
             case elsewhere
         }
 
@@ -64,20 +64,27 @@ package struct ParentReference: Sendable {
         package var base: Base
         /// The path with forward slashes, as the bytes of the name.
         package var text: String
+        /// What of an `.elsewhere` name is not understood, for people; nil where the name says enough.
+        package var refusal: String?
 
         /// Makes a path of its parts.
-        package init(base: Base, text: String) {
+        package init(base: Base, text: String, refusal: String? = nil) {
             self.base = base
             self.text = text
+            self.refusal = refusal
         }
     }
 
     /// Every recorded path, in the order in which the format wants them tried; never empty.
     package var paths: [Path]
+    /// What the image itself says, word for word, for people.
+    package var recorded: [String]
     /// The format that the child records for its parent, by registry name; nil when the child records none.
     package var format: String?
     /// What the parent's `DiskShape.identity` must be one of; empty where the format records nothing to check.
     package var identities: [GUID]
+    /// Whether nothing lies below the parent, whatever that names itself (QEMU's `"backing": null`).
+    package var endsChain: Bool
 
     /// `identities` as the tools of the parent's format print them.
     package var identityTexts: [String] {
@@ -85,11 +92,15 @@ package struct ParentReference: Sendable {
         return identities.map { format?.text(of: $0) ?? $0.plainText }
     }
 
-    /// Makes a reference of its parts.
-    package init(paths: [Path], format: String?, identities: [GUID] = []) {
+    /// Makes a reference of its parts; `recorded` is what the paths say unless it is given.
+    package init(
+        paths: [Path], recorded: [String]? = nil, format: String?, identities: [GUID] = [], endsChain: Bool = false
+    ) {
         self.paths = paths
+        self.recorded = recorded ?? paths.map(\.text)
         self.format = format
         self.identities = identities
+        self.endsChain = endsChain
     }
 }
 

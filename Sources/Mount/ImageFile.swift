@@ -301,6 +301,8 @@ final class ImageFile: FileContent {
             throw ImageError(.missing, "another file has taken the image's place", errno: ESTALE, file: place.text)
         }
         var options = options
+        // Who put the image there must not learn from its failure what lies beside it.
+        options.tellsNames = false
         if place.exactText == nil, options.format == nil, ExposedName.isRaw(place.path) { options.format = "raw" }
         let disk = try Disk.open(path: place.exactText ?? "/proc/self/fd/\(descriptor)", options: options)
         // Opening for writing may have repaired what a crash left.

@@ -35,6 +35,7 @@ struct Restriction {
         let source = options.isDirectoryMode ? options.source : parent(of: options.source)
         let readable =
             [source, parent(of: resolved(options.source))] + options.disk.allowedParents
+            + options.disk.parents.compactMap { $0 }.flatMap { [parent(of: $0), parent(of: resolved($0))] }
             + [
                 "/proc", "/sys/block", "/sys/devices/virtual/block", "/etc/localtime", "/usr/share/zoneinfo",
                 "/dev/urandom",

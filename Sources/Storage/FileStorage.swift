@@ -39,6 +39,9 @@ package final class FileStorage: Storage {
             switch facts.mode & UInt32(S_IFMT) {
             case UInt32(S_IFREG): break
             case UInt32(S_IFBLK) where !regularOnly: isDevice = true
+            case UInt32(S_IFBLK):
+                throw ImageError(
+                    .unsupported, "is a block device; a parent may be one only below --allow-parents /dev")
             case UInt32(S_IFDIR): throw ImageError(.unsupported, "is a directory, not an image", errno: EISDIR)
             default:
                 throw ImageError(
@@ -80,6 +83,8 @@ package final class FileStorage: Storage {
     }
 
     deinit { close() }
+
+    package var hasFixedSize: Bool { isDevice }
 
     package var size: UInt64 { currentSize.load(ordering: .relaxed) }
 

@@ -2,15 +2,29 @@ internal import CLinux
 internal import Glibc
 internal import Synchronization
 
+/// What becomes an image when it is whole: a file without a name, or a block device.
+package protocol NewTarget: AnyObject, Sendable {
+    /// Where the image's bytes go.
+    var bytes: any Storage { get }
+
+    /// Makes an image of it, once its bytes are on the medium, and returns when that is durable. Throws `ImageError`.
+    func keep() throws(ImageError)
+
+    /// Takes back what `keep` did: it is of no use without another one that failed.
+    func remove()
+}
+
 /// A file that gets its name only when it is whole: until then nobody sees it, and a crash leaves nothing of that name.
 ///
 /// It begins without any name (O_TMPFILE), or, on filesystems that cannot do that, under a hidden one of its own. What
 /// is not kept goes away with the last reference.
-package final class NewFile: Sendable {
+package final class NewFile: NewTarget {
     /// The path that it will have, as it was given.
     package let path: String
     /// The file, empty, open for writing. Closed with the last reference to this object.
     package let storage: FileStorage
+
+    package var bytes: any Storage { storage }
 
     private let directory: Int32
     private let name: String

@@ -42,6 +42,9 @@ package protocol Storage: AnyObject, Sendable {
     /// `.readOnly`.
     var isWritable: Bool { get }
 
+    /// Whether the file can neither grow nor be cut: a block device. Constant.
+    var hasFixedSize: Bool { get }
+
     /// Writes all of `bytes` from `offset` on; past the end of the file it grows, and what lies between reads as zeros.
     /// When this throws, any part of the bytes may have been written. Throws `.noSpace` (also for a host quota and the
     /// host's limit on file sizes), `.readOnly` and `.io`.
@@ -107,6 +110,8 @@ package struct PipeWriter: Sendable {
 /// What a storage that only reads answers.
 extension Storage {
     package var isWritable: Bool { false }
+
+    package var hasFixedSize: Bool { false }
 
     package var refusesHoles: Bool { false }
 

@@ -17,7 +17,7 @@ struct ReadBench {
             return
         }
         let bytes = arguments.count > 3 ? UInt64(arguments[3]) ?? 4096 : 4096
-        let options = DiskOptions(parentOverride: arguments.count > 4 ? arguments[4] : nil)
+        let options = DiskOptions(parents: arguments.count > 4 ? [arguments[4]] : [])
         let disk = try Disk.open(path: arguments[1], options: options)
         try run(disk, count: count, bytes: bytes)
     }

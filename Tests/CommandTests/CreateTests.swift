@@ -110,7 +110,8 @@ import Testing
             #expect(chain[0]?["virtualSize"]?.uint64 == chain[1]?["virtualSize"]?.uint64, "\(format)")
             #expect(chain[1]?["image"]?.string == base, "\(format)")
             let recorded = try #require(chain[0]?["parent"]?["recorded"]?.array).compactMap(\.string)
-            #expect(recorded.contains { $0.hasSuffix("../base.\(format)") }, "\(recorded)")
+            #expect(
+                recorded.contains { $0.replacing("\\", with: "/").hasSuffix("../base.\(format)") }, "\(recorded)")
         }
     }
 

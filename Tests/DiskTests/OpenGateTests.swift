@@ -104,7 +104,9 @@ struct OpenGateTests {
         #expect(OpenGate.directories(of: roundabout) == [scratch.file("homely")])
     }
 
-    @Test func windowsPathsMeanTheirLastComponent() throws {
+    @Test func windowsPathsMeanTheirLongestEnd() throws {
+        #expect(try open("C:/home/sub/inside", base: .windows) == 2)
+        #expect(try open("C:/x/../sub/inside", base: .windows) == 2)
         #expect(try open("C:/Images/base.vhd", base: .windows) == 5)
         #expect(try open("\\\\?\\Volume{1}\\sub\\base.vhd", base: .windows) == 5)
         #expect(try open("//server/share/outside", base: .windows, allowed: [scratch.file("other")]) == 3)
@@ -122,6 +124,18 @@ struct OpenGateTests {
         #expect(try failure { try open("sub") }.kind == .unsupported)
         #expect(try failure { try open("none") }.kind == .missing)
         #expect(try failure { try open("loop") }.kind == .denied)
+    }
+
+    @Test(
+        arguments: [
+            ("D:/vm/base/x", ["vm/base/x", "base/x", "x"]), ("\\\\?\\C:\\a\\x", ["a/x", "x"]),
+            ("//?/Volume{1}/a/./x", ["a/x", "x"]), ("//nas/s/x", ["nas/s/x", "s/x", "x"]), ("a/../x", ["x"]),
+            ("../../a/x", ["a/x", "x"]), ("x", ["x"]), ("C:", []), ("a/..", []), ("a/.", []), ("", []),
+            ("C:/../..", []),
+        ] as [(String, [String])])
+    func pathsHaveEnds(_ text: String, _ ends: [String]) {
+        #expect(PathText.tails(text) == ends)
+        #expect(PathText.tails(String(repeating: "a/", count: 2000) + "x").count == 16)
     }
 
     @Test(arguments: [

@@ -38,6 +38,11 @@ int clinux_known_facts_of(int descriptor, struct clinux_file_facts *facts);
 
 // openat2(2) with RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS, O_CLOEXEC added. A descriptor, or -1 with errno.
 int clinux_open_beneath(int directory, const char *path, int flags);
+// The same for what may be a device, whose mere opening can have effects: looked at first, and opened only where it is a
+// regular file or a block device. -1 with errno, ENODEV for everything else.
+int clinux_open_device_beneath(int directory, const char *path, int flags);
+// The same of a directory for reading its names; not across mounts where that is said.
+int clinux_open_folder_beneath(int directory, const char *path, int stays_on_filesystem);
 // openat(2) with O_CLOEXEC added; for Swift, which cannot call variadic functions.
 int clinux_open_at(int directory, const char *path, int flags);
 

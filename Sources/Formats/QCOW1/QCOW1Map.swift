@@ -26,8 +26,8 @@ extension QCOW1 {
                 Fact("version", "version", .number(1)),
                 Fact("clusterSize", "cluster size", .bytes(header.clusterSize)),
             ]
-            if let path = parent?.paths.first {
-                facts.append(Fact("backingFile", "backing file", .text(path.text)))
+            if let name = parent?.recorded.first {
+                facts.append(Fact("backingFile", "backing file", .text(name)))
             }
             shape = DiskShape(
                 virtualSize: header.virtualSize, allocationUnit: header.clusterSize, formatName: QCOW1.name,

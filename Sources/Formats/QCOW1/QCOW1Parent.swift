@@ -14,6 +14,6 @@ extension QCOW1 {
         }
         let name = try RecordedName.text(storage.bytes(at: place, count: Int(header.backingLength)))
         guard !name.isEmpty else { return nil }
-        return ParentReference(paths: [RecordedName.path(name)], format: nil)
+        return RecordedName.reference(name, format: nil)
     }
 }

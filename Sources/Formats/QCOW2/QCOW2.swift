@@ -31,7 +31,7 @@ package enum QCOW2: ImageFormat {
         let extensions = try Extensions(reading: storage, header)
         try header.checkFeatures(names: extensions.featureNames)
         let tables = try header.activeTables(fileSize: storage.size)
-        let parent = backingReference(header, extensions)
+        let parent = backingReference(extensions)
         let dataFile = try openDataFile(header, extensions, request.companions)
         let cacheBytes = request.options.cacheBytes
         let store = request.isWritable ? MetadataStore(storage, limitBytes: cacheBytes) : nil

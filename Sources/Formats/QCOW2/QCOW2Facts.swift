@@ -42,8 +42,8 @@ extension QCOW2 {
             facts.append(Fact("dataFile", "data file", .text(name)))
             facts.append(Fact("dataFileRaw", "data file is raw", .flag(header.autoclear & 2 == 2)))
         }
-        if let path = parent?.paths.first {
-            facts.append(Fact("backingFile", "backing file", .text(path.text)))
+        if let name = parent?.recorded.first {
+            facts.append(Fact("backingFile", "backing file", .text(name)))
             facts.append(Fact("backingFormat", "backing format", (parent?.format).map { .text($0) } ?? .absent))
         }
         facts.append(Fact("bitmaps", "bitmaps", .number(UInt64(extensions.bitmapCount))))

@@ -65,6 +65,10 @@ package enum VHD: ImageFormat {
             let cache = MetadataCache(storage, limitBytes: options.cacheBytes)
             return VHDSparseDriver(storage, shape: shape, parts, options.vhdBitmap, cache: cache)
         }
+        guard footers.place == .end || !storage.hasFixedSize else {
+            throw ImageError(
+                .readOnly, "a VHD that grows can only be read on a block device: its footer belongs at the very end")
+        }
         let session = try VHDWritable.session(storage, footers, parts, cacheBytes: options.cacheBytes)
         return VHDSparseDriver(
             storage, shape: shape, parts, options.vhdBitmap, cache: session.store.reader, session: session)

@@ -87,8 +87,11 @@ struct VHDCheck {
         // Where two entries have one block it would be looked at as often as they do.
         if isSound, parts.parent == nil { try VHDBitmapCheck(storage, parts).run(&report) }
         let target = parts.table.alignedStart(scan.usedEnd)
-        let hasLeakAtEnd = target + parts.table.runBytes <= footers.dataEnd
-        let isRepairable = repairs && isSound && footers.footer.hasExactSum && footers.place != .shortEnd
+        // What follows an image on a block device is the device's.
+        let hasLeakAtEnd = !storage.hasFixedSize && target + parts.table.runBytes <= footers.dataEnd
+        let isMovable = footers.place == .end || !storage.hasFixedSize
+        let isRepairable =
+            repairs && isSound && isMovable && footers.footer.hasExactSum && footers.place != .shortEnd
         addGaps(scan, parts)
         if hasLeakAtEnd {
             let isCut = isRepairable && !footers.footer.isSavedState

@@ -29,6 +29,7 @@ struct VHDCreate {
     private let storage: any Storage
     private let parent: CreateRequest.Parent?
     private let size: UInt64
+    private let deviceBytes: UInt64?
     private let type: VHDDiskType
     private let blockSize: UInt64
     private let preallocation: Preallocation
@@ -46,6 +47,7 @@ struct VHDCreate {
     private init(_ request: CreateRequest) throws(ImageError) {
         storage = request.storage
         parent = request.parent
+        deviceBytes = request.deviceBytes
         type = try Self.type(request)
         blockSize = try Self.blockSize(request.options["block_size"])
         preallocation = try Self.preallocation(request.options["preallocation"], type)
@@ -159,7 +161,9 @@ struct VHDCreate {
 
     private func writeFixed() throws(ImageError) {
         if preallocation == .full { try writeZeros(at: 0, count: size) }
-        try storage.write(at: HostOffset(size), footer)
+        // Who opens it looks for the footer at the end, and that of a device does not move.
+        let end = max(size, deviceBytes.map { $0 - UInt64(footer.count) } ?? 0)
+        try storage.write(at: HostOffset(end), footer)
     }
 
     /// The copy of the footer, the header, the table, the locators' texts; then the footer where the first block's bitmap

@@ -16,7 +16,7 @@ struct VHDParent {
     /// Reads the locators of `header`. Throws `.malformed` for a text of an odd or absurd length and where no parent is
     /// named at all, `.corrupt` for a text outside the file, and `.io`.
     init(_ storage: any Storage, _ header: VHDDynamicHeader) throws(ImageError) {
-        var found: [(rank: Int, path: ParentReference.Path)] = []
+        var found: [(rank: Int, path: ParentReference.Path, text: String)] = []
         parts = []
         spaces = []
         for index in 0..<8 {
@@ -27,13 +27,18 @@ struct VHDParent {
             let space = max(Self.spaceBytes(entry), part.end - part.start)
             spaces.append(VHDMetadataPart(at: part.start, count: min(space, storage.size - part.start)))
             let bytes = try storage.bytes(at: HostOffset(part.start), count: Int(part.end - part.start))
-            if let path = code.path(bytes) { found.append((code.rank, path)) }
+            if let path = code.path(bytes) { found.append((code.rank, path, code.text(bytes))) }
         }
-        let name = header.bytes[64..<576]
-        if let path = VHDParentName.path(name) { found.append((VHDLocatorCode.rankOfName, path)) }
+        if let path = VHDParentName.path(header.bytes[64..<576]) {
+            found.append((VHDLocatorCode.rankOfName, path, path.text))
+        }
         var paths: [ParentReference.Path] = []
+        var recorded: [String] = []
         for rank in 0...VHDLocatorCode.rankOfName {
-            for path in found where path.rank == rank && !paths.contains(path.path) { paths.append(path.path) }
+            for one in found where one.rank == rank && !paths.contains(one.path) {
+                paths.append(one.path)
+                recorded.append(one.text)
+            }
         }
         guard !paths.isEmpty else {
             throw ImageError(.malformed, "the differencing image names no parent")
@@ -41,7 +46,7 @@ struct VHDParent {
         // XenServer's way of saying that the parent is a raw disk, which has no identifier.
         let isRaw = header.parentID == .zero
         reference = ParentReference(
-            paths: paths, format: isRaw ? "raw" : "vhd", identities: isRaw ? [] : [header.parentID])
+            paths: paths, recorded: recorded, format: isRaw ? "raw" : "vhd", identities: isRaw ? [] : [header.parentID])
     }
 
     /// Where the text of a locator lies; nil when it has none.
@@ -110,13 +115,21 @@ enum VHDLocatorCode: UInt32 {
     /// The path that the text of a locator says, or nil where it says none.
     func path(_ bytes: [UInt8]) -> ParentReference.Path? {
         switch self {
-        case .windowsRelative, .windowsAbsolute:
-            VHDWindowsPath.path(VHDPathText.utf16(bytes[...], isBig: false), isRelative: self == .windowsRelative)
-        case .ansiRelative, .ansiAbsolute:
-            // Which code page it was is not recorded; the first 256 characters of Unicode fit western ones.
-            VHDWindowsPath.path(VHDPathText.latin1(bytes), isRelative: self == .ansiRelative)
-        case .fileURL: VHDFileURL.path(bytes)
-        case .macAlias: nil
+        case .fileURL: return VHDFileURL.path(bytes)
+        case .macAlias: return nil
+        default: break
+        }
+        let text = text(bytes)
+        return text.isEmpty ? nil : WindowsPath.path(text)
+    }
+
+    /// The text of a locator, word for word.
+    func text(_ bytes: [UInt8]) -> String {
+        switch self {
+        case .windowsRelative, .windowsAbsolute: VHDPathText.utf16(bytes[...], isBig: false)
+        // Which code page it was is not recorded; the first 256 characters of Unicode fit western ones.
+        case .ansiRelative, .ansiAbsolute: VHDPathText.latin1(bytes)
+        case .fileURL, .macAlias: String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
         }
     }
 }

@@ -28,18 +28,6 @@ enum VHDPathText {
     }
 }
 
-/// Paths as Windows writes them.
-enum VHDWindowsPath {
-    /// The path `text` with forward slashes; nil when it is empty. One that claims to be relative but has a drive, a
-    /// share or a root is taken for what it is.
-    static func path(_ text: String, isRelative: Bool) -> ParentReference.Path? {
-        let slashed = String(text.map { $0 == "\\" ? "/" : $0 })
-        guard !slashed.isEmpty else { return nil }
-        let hasRoot = slashed.hasPrefix("/") || slashed.dropFirst().hasPrefix(":")
-        return ParentReference.Path(base: isRelative && !hasRoot ? .image : .windows, text: slashed)
-    }
-}
-
 /// File URLs, as Mac OS X and XenServer write them.
 enum VHDFileURL {
     /// The path of a URL: from this machine's root, or relative to the image, which XenServer writes as
@@ -57,7 +45,11 @@ enum VHDFileURL {
         }
         guard let decoded = percentDecoded(Array(rest)), !decoded.isEmpty else { return nil }
         let text = String(decoding: decoded, as: UTF8.self)
-        return ParentReference.Path(base: text.hasPrefix("/") ? .host : .image, text: text)
+        guard text.hasPrefix("/") else { return ParentReference.Path(base: .image, text: text) }
+        // A URL of a Windows path has a slash before the drive.
+        let onDrive = String(text.dropFirst())
+        return WindowsPath.hasDriveOrShare(onDrive)
+            ? WindowsPath.path(onDrive) : ParentReference.Path(base: .host, text: text)
     }
 
     /// The bytes with every `%xx` replaced; other percent signs stay. Nil where one stands for a zero, which no path has.

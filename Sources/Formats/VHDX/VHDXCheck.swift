@@ -39,7 +39,8 @@ struct VHDXCheck {
         var blocks = try VHDXCheckBlocks(foundation)
         do throws(ImageError) {
             try blocks.run(&report)
-            damage.trimmedSize = blocks.trimmedSize
+            // What follows an image on a block device is the device's.
+            damage.trimmedSize = storage.hasFixedSize ? nil : blocks.trimmedSize
         } catch { try add(error) }
         try finish(foundation, repairs: repairs)
     }

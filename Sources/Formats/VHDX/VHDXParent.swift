@@ -13,12 +13,9 @@ enum VHDXParent {
     /// Reads the locator at `item`. Throws `.malformed`, `.unsupported` for another type of locator, and `.io`.
     static func reference(_ storage: any Storage, _ item: VHDXItem) throws(ImageError) -> ParentReference {
         let pairs = try pairs(try storage.bytes(at: item.offset, count: item.length))
-        var paths: [ParentReference.Path] = []
         // The order of [MS-VHDX] 2.6.2.6.3.
-        for key in ["relative_path", "volume_path", "absolute_win32_path"] {
-            if let text = pairs[key] { paths.append(path(text, isRelative: key == "relative_path")) }
-        }
-        guard !paths.isEmpty else {
+        let recorded = ["relative_path", "volume_path", "absolute_win32_path"].compactMap { pairs[$0] }
+        guard !recorded.isEmpty else {
             throw ImageError(.malformed, "the parent locator has no path to the parent", at: item.offset.rawValue)
         }
         guard let linkage = pairs["parent_linkage"] else {
@@ -30,7 +27,8 @@ enum VHDXParent {
             let guid = try identity(second)
             if guid != .zero { identities.append(guid) }
         }
-        return ParentReference(paths: paths, format: VHDX.name, identities: identities)
+        return ParentReference(
+            paths: recorded.map(WindowsPath.path), recorded: recorded, format: VHDX.name, identities: identities)
     }
 
     private static func identity(_ text: String) throws(ImageError) -> GUID {
@@ -38,13 +36,6 @@ enum VHDXParent {
             throw ImageError(.malformed, "the parent locator holds a linkage that is no GUID", detail: text)
         }
         return guid
-    }
-
-    /// A relative path is one only without a drive, share or root in front.
-    private static func path(_ text: String, isRelative: Bool) -> ParentReference.Path {
-        let slashed = String(text.map { $0 == "\\" ? "/" : $0 })
-        let isRooted = slashed.hasPrefix("/") || slashed.dropFirst().hasPrefix(":")
-        return ParentReference.Path(base: isRelative && !isRooted ? .image : .windows, text: slashed)
     }
 
     private static func pairs(_ locator: [UInt8]) throws(ImageError) -> [String: String] {
@@ -79,8 +70,10 @@ enum VHDXParent {
         }
         var units: [UInt16] = []
         for index in 0..<(Int(length) / 2) { units.append(span.little(at: Int(offset) + index * 2)) }
-        guard !units.contains(0) else {
-            throw ImageError(.malformed, "the parent locator holds a string with a NUL inside")
+        // Some writers end their strings like those of C.
+        while units.last == 0 { units.removeLast() }
+        guard !units.isEmpty, !units.contains(0) else {
+            throw ImageError(.malformed, "the parent locator holds a string that is empty or has a NUL inside")
         }
         return String(decoding: units, as: UTF16.self)
     }

@@ -104,7 +104,7 @@ struct InfoReport {
         .object([
             ("path", image.parentPath.map { .string($0) } ?? .null),
             ("format", parent.format.map { .string($0) } ?? .null),
-            ("recorded", .array(parent.paths.map { .string($0.text) })),
+            ("recorded", .array(parent.recorded.map { .string($0) })),
             ("identities", .array(parent.identityTexts.map { .string($0) })),
             ("error", image.missingParent.map { .string("\($0)") } ?? .null),
         ])
@@ -127,7 +127,7 @@ struct InfoReport {
         if let parent = image.parent {
             rows.append(("parent", image.parentPath ?? "cannot be opened"))
             if let error = image.missingParent { rows.append(("  reason", "\(error)")) }
-            for path in parent.paths { rows.append(("  recorded as", path.text)) }
+            for name in parent.recorded { rows.append(("  recorded as", name)) }
             if let format = parent.format { rows.append(("  of format", format)) }
             for identity in parent.identityTexts { rows.append(("  of identity", identity)) }
         }

@@ -1,3 +1,4 @@
+internal import CLinux
 internal import Disk
 internal import Formats
 internal import Logging
@@ -32,10 +33,12 @@ extension ImageSettings {
     func diskOptions(log: Logger) throws(Failure) -> DiskOptions {
         var directories: [String] = []
         for directory in allowedParents { directories.append(try HostPath.existing(directory)) }
+        // Links stay as they were typed: the directory of one is trusted as well.
         return DiskOptions(
             format: format, backingFormat: backingFormat,
             formatOptions: FormatOptions(vhdSize: vhdSize, vhdBitmap: vhdBitmap, cacheBytes: Int(cacheBytes)),
-            allowedParents: directories, sharing: forcesShare ? .forced : .refused, log: log)
+            allowedParents: directories, parents: parents.map(HostPath.absolute), forcesParent: forcesParent,
+            maxLayers: maxLayers, sharing: forcesShare ? .forced : .refused, log: log)
     }
 }
 
@@ -53,6 +56,8 @@ extension InspectSettings {
         var options = try image.diskOptions(log: Log.make(.standardError, level: .warning))
         options.acceptsMissingParent = true
         if options.sharing == .refused { options.sharing = .whileBusy }
+        // Every image of a chain takes a descriptor.
+        _ = clinux_raise_descriptor_limit()
         do throws(ImageError) {
             return try Disk.open(path: path, options: options)
         } catch { throw Failure(.system, error, path: path) }

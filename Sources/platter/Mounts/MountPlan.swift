@@ -49,6 +49,10 @@ struct MountPlan: Sendable {
         if isDirectoryMode, settings.overlay != nil {
             throw .usage("'overlay' is for one image, and \(source) is a directory", command: "mount")
         }
+        if isDirectoryMode, !settings.image.parents.isEmpty || settings.image.forcesParent {
+            let word = settings.image.parents.isEmpty ? "force-parent" : "parent"
+            throw .usage("'\(word)' is for one image, and \(source) is a directory", command: "mount")
+        }
         guard Self.kind(of: mountpoint) == S_IFREG else { return }
         let extras = [
             ("partitions", settings.showsPartitions), ("snapshots", settings.showsSnapshots),

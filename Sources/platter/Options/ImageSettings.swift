@@ -1,3 +1,4 @@
+internal import Disk
 internal import Formats
 internal import Storage
 
@@ -13,6 +14,12 @@ struct ImageSettings: Sendable {
     var vhdBitmap = FormatOptions.VHDBitmap.honour
     /// The limit on cached metadata of one image in bytes.
     var cacheBytes: UInt64 = 32 << 20
+    /// Files that take the places of the parents that the image names, the nearest first.
+    var parents: [String] = []
+    /// Whether a parent that is not the recorded one is read all the same.
+    var forcesParent = false
+    /// How many images may lie on top of each other.
+    var maxLayers = DiskOptions.usualLayers
     /// Directories below which files that an image names may be opened, besides the image's own.
     var allowedParents: [String] = []
     /// Nothing is locked, so that an image can be looked at while a VM is using it.
@@ -53,6 +60,18 @@ extension Option where Settings: HasImageSettings {
                 let size = try Values.size(value, name)
                 guard size <= 1 << 40 else { throw .usage("'\(name)' is at most 1T, not '\(value)'") }
                 settings.image.cacheBytes = size
+            },
+            Option(
+                keys: ["parent"], value: "FILE",
+                help: "the image's parent is FILE now; again for the parent of that (repeatable)"
+            ) { settings, value, name throws(Failure) in settings.image.parents.append(try Values.text(value, name)) },
+            .toggle(keys: ["force-parent"], help: "read over a parent whose identity is not the recorded one") {
+                $0.image.forcesParent = true
+            },
+            Option(keys: ["max-layers"], value: "N", help: "open chains of up to N images (default 256, at most 1024)")
+            {
+                settings, value, name throws(Failure) in
+                settings.image.maxLayers = try Values.integer(value, name, in: 1...1024)
             },
             Option(
                 ["--allow-parents"], keys: ["allow-parents"], value: "DIR",

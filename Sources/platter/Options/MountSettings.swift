@@ -222,6 +222,11 @@ extension MountSettings {
                 "'force-share' looks at an image in use, and '\(word)' needs it to stay as it is; say one of them",
                 command: "mount")
         }
+        if image.forcesParent, isWritable {
+            throw .usage(
+                "over a parent that does not fit an image is only read; leave '\(wantsWriting ? "write" : "overlay")' out"
+                    + ", or 'force-parent'", command: "mount")
+        }
         if wantsWriting, overlay != nil {
             throw .usage(
                 "'write' changes the image and 'overlay' leaves it as it is; say one of them", command: "mount")

@@ -162,13 +162,6 @@ import Testing
         #expect(parent.format == format)
     }
 
-    @Test(arguments: ["nbd:127.0.0.1:1", "json:{\"driver\":\"nbd\"}", "http://host/x", "file:base.raw", "a:b", ":"])
-    func aBackingFileByProtocolIsNoPath(name: String) throws {
-        var builder = QCOW2Builder()
-        builder.backingName = Array(name.utf8)
-        #expect(try builder.open().driver.parent?.paths == [ParentReference.Path(base: .elsewhere, text: name)])
-    }
-
     @Test func aBackingNameMustBeText() throws {
         var builder = QCOW2Builder()
         builder.backingName = [0x61, 0, 0x62]

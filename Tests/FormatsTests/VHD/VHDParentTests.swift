@@ -68,6 +68,30 @@ import Testing
         #expect(try paths([Locator(code: "W2ru", text: text)]) == [Path(base: .windows, text: "C:/p.vhd")])
     }
 
+    /// Xen Orchestra puts the way from the child to the parent where the absolute path belongs, and with slashes.
+    @Test func everyTextIsTakenForWhatItIs() throws {
+        for code in ["W2ku", "W2ru"] {
+            for (text, path) in [
+                ("../full/p.vhd", Path(base: .image, text: "../full/p.vhd")),
+                ("..\\full\\p.vhd", Path(base: .image, text: "../full/p.vhd")),
+                ("/srv/vm/p.vhd", Path(base: .host, text: "/srv/vm/p.vhd")),
+                ("\\vm\\p.vhd", Path(base: .windows, text: "/vm/p.vhd")),
+                ("\\\\nas\\vm\\p.vhd", Path(base: .windows, text: "//nas/vm/p.vhd")),
+                ("//nas/vm/p.vhd", Path(base: .windows, text: "//nas/vm/p.vhd")),
+            ] {
+                let image = image([Locator(code: code, text: VHDBuilder.utf16LE(text))])
+                let parent = try #require(try Asking.open(image.bytes()).parent)
+                #expect(parent.paths == [path])
+                #expect(parent.recorded == [text])
+            }
+        }
+    }
+
+    @Test func aURLMayNameADrive() throws {
+        let found = try paths([Locator(code: "MacX", text: Array("file:///C:/vm/p.vhd".utf8))])
+        #expect(found == [Path(base: .windows, text: "C:/vm/p.vhd")])
+    }
+
     @Test func urlsOfXenServerAreRelative() throws {
         let found = try paths([Locator(code: "MacX", text: Array("file://./p%2Fq.vhd".utf8))])
         #expect(found == [Path(base: .image, text: "./p/q.vhd")])
