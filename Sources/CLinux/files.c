@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/loop.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>
@@ -94,7 +95,13 @@ int clinux_open_at(int directory, const char *path, int flags) {
     return openat(directory, path, flags | O_CLOEXEC);
 }
 
-int clinux_open_directory(const char *path) { return open(path, O_PATH | O_DIRECTORY | O_CLOEXEC); }
+int clinux_open_directory(const char *path, int plainly) {
+    struct open_how how = {
+        .flags = O_PATH | O_DIRECTORY | O_CLOEXEC,
+        .resolve = plainly ? RESOLVE_NO_SYMLINKS : 0,
+    };
+    return (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
+}
 
 int clinux_make_unnamed(int directory, uint32_t mode) {
     return openat(directory, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, (mode_t)mode);
@@ -140,6 +147,13 @@ int clinux_start_writeback(int descriptor) {
 }
 
 int clinux_forget_pages(int descriptor) { return posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED); }
+
+int clinux_loop_device(int descriptor, uint64_t *device) {
+    struct loop_info64 facts;
+    if (ioctl(descriptor, LOOP_GET_STATUS64, &facts) != 0) return -1;
+    *device = facts.lo_device;
+    return 0;
+}
 
 int clinux_block_device_size(int descriptor, uint64_t *size) { return ioctl(descriptor, BLKGETSIZE64, size); }
 

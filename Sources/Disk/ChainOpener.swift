@@ -20,7 +20,7 @@ struct ChainOpener {
     init(path: String, options: DiskOptions) throws(ImageError) {
         self.path = path
         self.options = options
-        gate = try OpenGate(image: path, allowed: options.allowedParents)
+        gate = try OpenGate(image: path, found: options.found, allowed: options.allowedParents)
     }
 
     /// The format of a file: the one that the user named, or what its name or its content says. Throws `.unsupported`
@@ -69,7 +69,10 @@ struct ChainOpener {
 
     /// Opens the topmost image, for writing where the options say so.
     private mutating func addTop(_ path: String, named format: String?) throws(ImageError) {
-        let image = try FileStorage(path: path, isWritable: options.writesTop)
+        let image =
+            if let descriptor = options.found?.descriptor {
+                try FileStorage(duplicating: descriptor, name: path, isWritable: options.writesTop)
+            } else { try FileStorage(path: path, isWritable: options.writesTop) }
         try lock(image, forWriting: options.writesTop)
         let opened: [FileStorage]
         let driver: any FormatDriver

@@ -44,6 +44,8 @@ package struct DiskOptions: Sendable {
     package var overlay: String?
     /// The format of `overlay`.
     package var overlayFormat: String
+    /// How the image has been found; nil to look it up by its path.
+    package var found: Found?
     /// Whether QEMU's byte locks are taken on every file of the chain.
     package var lock: Bool
     /// What happens where another program is writing a file of the chain. For reading only.
@@ -55,6 +57,21 @@ package struct DiskOptions: Sendable {
     package var log: Logger
     /// The limit on decoded (compressed) units that are kept, in bytes.
     package var decodeCacheBytes: Int
+
+    /// An image that has been found by somebody who vouches for where it lies.
+    package struct Found: Sendable {
+        /// The open file, for writing too where the image is to be written, which stays the caller's: the path is only a
+        /// name then. nil to open the path.
+        package var descriptor: Int32?
+        /// The directories that names in the image are relative to, and in which they may lie: absolute, without links.
+        package var directories: [String]
+
+        /// Makes a find of its parts.
+        package init(descriptor: Int32? = nil, directories: [String]) {
+            self.descriptor = descriptor
+            self.directories = directories
+        }
+    }
 
     /// Makes options; the defaults are those of the command line.
     package init(

@@ -37,18 +37,24 @@ struct OpenGate: Sendable {
     private static let longestName = 4096
 
     private var roots: [Root] = []
+    /// The directories of the image that the user named, by its path, where somebody else has found them.
+    private var found: (path: String, directories: [String])?
 
     /// A gate for what the image at `path` names; `allowed` are further directories. Throws what opening one of them
     /// throws: leaving it out would only show later, as a parent that is refused.
-    init(image path: String, allowed: [String]) throws(ImageError) {
-        for directory in Self.directories(of: path) { try admit(directory) }
+    /// The directories of an image that has been `found` are those that its finder says, by paths without links.
+    init(image path: String, found: DiskOptions.Found? = nil, allowed: [String]) throws(ImageError) {
+        self.found = found.map { (path, $0.directories) }
+        for directory in found?.directories ?? Self.directories(of: path) {
+            try admit(directory, withoutLinks: found != nil)
+        }
         for directory in allowed { try admit(directory, isUsersWord: true) }
     }
 
-    /// Admits files below `directory` too, and block devices where the user named it and it is `/dev` or lies in it.
-    /// Throws `.missing`, `.denied` or `.io`, naming it.
-    mutating func admit(_ directory: String, isUsersWord: Bool = false) throws(ImageError) {
-        let opened = try Directory(path: directory)
+    /// Admits files below `directory` too, and block devices where the user named it and it is `/dev` or lies in it; with
+    /// `withoutLinks` there must be no symbolic link in its path. Throws `.missing`, `.denied` or `.io`, naming it.
+    mutating func admit(_ directory: String, isUsersWord: Bool = false, withoutLinks: Bool = false) throws(ImageError) {
+        let opened = try Directory(path: directory, withoutLinks: withoutLinks)
         var spellings = [opened.path]
         // Taking `..` out of a path as text is right only where no symbolic link stands before it.
         let typed = PathText.join(HostPath.absolute(directory), "")
@@ -66,13 +72,19 @@ struct OpenGate: Sendable {
         return [file, link == file ? nil : link].compactMap { $0 }
     }
 
+    /// The directories that a name in the image at `path`, one of the chain, is relative to.
+    private func directories(namedBy path: String) -> [String] {
+        if let found, found.path == path { return found.directories }
+        return Self.directories(of: path)
+    }
+
     /// Where the file that the image at `path` names could be, in the order to be tried. Throws `.denied` for what is
     /// no file name at all.
     func candidates(_ name: ParentReference.Path, namedBy path: String) throws(ImageError) -> [String] {
         guard !name.text.isEmpty, name.text.utf8.count <= Self.longestName, !name.text.utf8.contains(0) else {
             throw ImageError(.denied, "the image names a file by something that is no file name", file: path)
         }
-        let directories = Self.directories(of: path)
+        let directories = directories(namedBy: path)
         if name.base == .windows { return tails(of: name.text, namedBy: path) }
         guard name.base != .elsewhere, !PathText.hasScheme(name.text) else {
             throw ImageError(
@@ -86,7 +98,7 @@ struct OpenGate: Sendable {
     /// Where a file could be whose recorded path is of no use but for its end: the longest end first, below the
     /// directories of the image at `path` and below every one that is allowed.
     func tails(of text: String, namedBy path: String) -> [String] {
-        let places = Self.directories(of: path) + roots.map(\.directory.path)
+        let places = directories(namedBy: path) + roots.map(\.directory.path)
         var seen: Set<[UInt8]> = []
         return PathText.tails(text).flatMap { tail in places.map { PathText.join($0, tail) } }
             .filter { seen.insert(Array($0.utf8)).inserted }

@@ -76,7 +76,7 @@ final class Classifier: Sendable {
     }
 
     /// Whether the name ends like that of an image of a known format: then damage is worth showing.
-    private func isCalledImage(_ place: HostPlace) -> Bool {
+    func isCalledImage(_ place: HostPlace) -> Bool {
         guard let dot = place.path.lastIndex(of: UInt8(ascii: ".")) else { return false }
         let ending = String(decoding: place.path[(dot + 1)...], as: UTF8.self)
         return Registry.format(named: ending) != nil

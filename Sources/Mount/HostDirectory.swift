@@ -49,7 +49,7 @@ final class HostDirectory: DirectoryContent {
         let (items, facts) = try HostListing.items(of: place)
         guard facts.identity == identity else { throw Self.replaced }
         let found = items.filter { !isControl($0.name) }.compactMap { item in
-            HostListing.look(at: place.appending(item.name), tree.classifier).map { (name: item.name, found: $0) }
+            HostListing.look(at: place.appending(item.name), tree).map { (name: item.name, found: $0) }
         }
         // Names that images and directories have on the host come first; a name that is made gives way to them.
         let taken = Set(found.map(\.name))
@@ -61,6 +61,8 @@ final class HostDirectory: DirectoryContent {
                 let exposed = exposedName(of: name) { taken.contains($0) }
                 result.append(entry(exposed, image: place, facts, peek, isLink: isLink))
                 result += views(name, place, facts, peek).filter { !taken.contains($0.name) }
+            case .refused(let place, let facts, let refusal):
+                result.append(entry(exposedName(of: name) { taken.contains($0) }, refused: place, facts, refusal))
             }
         }
         if key == .root { result.append(ControlDirectory.entry(tree.context)) }
@@ -81,22 +83,36 @@ final class HostDirectory: DirectoryContent {
 
     /// What `name` stands for: a host name wins over a made one.
     private func find(_ name: Name, in place: HostPlace) -> Entry? {
-        switch HostListing.look(at: place.appending(name), tree.classifier) {
-        case .directory(let place, let facts): return entry(name, directory: place, facts)
-        case .image(let place, let facts, let peek, let isLink) where ExposedName.of(name) == name:
-            return entry(name, image: place, facts, peek, isLink: isLink)
-        default: break
-        }
+        let found = HostListing.look(at: place.appending(name), tree)
+        if case .directory(let place, let facts) = found { return entry(name, directory: place, facts) }
+        if ExposedName.of(name) == name, let entry = found.flatMap({ entry(name, file: $0) }) { return entry }
         for origin in ExposedName.origins(of: name) where origin != name {
-            guard
-                case .image(let child, let facts, let peek, let isLink) = HostListing.look(
-                    at: place.appending(origin), tree.classifier)
+            guard let entry = HostListing.look(at: place.appending(origin), tree).flatMap({ entry(name, file: $0) }),
+                exposedName(of: origin, isTaken: { isTaken($0, in: place) }) == name
             else { continue }
-            let exposed = exposedName(of: origin) { isTaken($0, in: place) }
-            guard exposed == name else { continue }
-            return entry(name, image: child, facts, peek, isLink: isLink)
+            return entry
         }
         return findView(name, in: place)
+    }
+
+    /// What is shown as a file called `name`; nil for a directory.
+    private func entry(_ name: Name, file found: HostListing.Found) -> Entry? {
+        switch found {
+        case .directory: nil
+        case .image(let place, let facts, let peek, let isLink):
+            entry(name, image: place, facts, peek, isLink: isLink)
+        case .refused(let place, let facts, let refusal): entry(name, refused: place, facts, refusal)
+        }
+    }
+
+    private func entry(
+        _ name: Name, refused place: HostPlace, _ facts: HostFacts, _ refusal: HostLinks.Refusal
+    ) -> Entry {
+        let context = tree.context
+        let error = tree.refuse(place, facts, refusal)
+        return Entry(name, .host(facts.identity), isDirectory: false, timeout: Self.unwatched) {
+            .file(RefusedLink(context, facts, error))
+        }
     }
 
     private func findView(_ name: Name, in place: HostPlace) -> Entry? {
@@ -106,7 +122,7 @@ final class HostDirectory: DirectoryContent {
             let origin = Name(name.dropLast(ending.count))
             guard
                 case .image(let child, let facts, let peek, _) = HostListing.look(
-                    at: place.appending(origin), tree.classifier)
+                    at: place.appending(origin), tree)
             else { continue }
             return views(origin, child, facts, peek).first { $0.name == name }
         }
@@ -114,7 +130,7 @@ final class HostDirectory: DirectoryContent {
     }
 
     private func isTaken(_ name: Name, in place: HostPlace) -> Bool {
-        HostListing.look(at: place.appending(name), tree.classifier) != nil
+        HostListing.look(at: place.appending(name), tree) != nil
     }
 
     /// The name in the mount of the image `name`: where the usual one belongs to a neighbour, a ".1" follows.

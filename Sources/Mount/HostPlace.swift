@@ -11,6 +11,17 @@ struct HostPlace: Sendable {
     let root: HostRoot
     /// Relative to `root`, with slashes, never empty: "." is the root itself.
     let path: [UInt8]
+    /// Where the file really is, for a symbolic link that has been followed; the path above is then its name.
+    var target: Target?
+
+    /// A file by the way to it without links.
+    struct Target: Sendable {
+        var root: HostRoot
+        /// Relative to `root`.
+        var path: [UInt8]
+        /// The permission bits that the directories on the way to the file leave.
+        var admitted: UInt32
+    }
 
     /// The place of `name` in this directory.
     func appending(_ name: Name) -> HostPlace {
@@ -19,6 +30,7 @@ struct HostPlace: Sendable {
 
     /// Opens it with the flags of open(2). Throws `.missing`, `.denied` or `.io`.
     func open(_ flags: Int32) throws(ImageError) -> Int32 {
+        let (root, path) = target.map { ($0.root, $0.path) } ?? (root, path)
         let descriptor = (path + [0]).withUnsafeBytes { bytes in
             clinux_open_beneath(root.descriptor, bytes.baseAddress?.assumingMemoryBound(to: CChar.self), flags)
         }
@@ -28,9 +40,49 @@ struct HostPlace: Sendable {
         case ENOENT, ENOTDIR: throw ImageError(.missing, "the file is gone", errno: ENOENT, file: text)
         case EXDEV, ELOOP:
             throw ImageError(.denied, "the link leads out of the directory", errno: EACCES, file: text)
+        case EROFS: throw ImageError(.readOnly, "the file is on a filesystem mounted read-only", file: text)
         case EACCES, EPERM: throw ImageError(.denied, "the file cannot be opened", errno: EACCES, file: text)
         default: throw ImageError(.io, "cannot open the file", errno: code, file: text)
         }
+    }
+
+    /// Opens it with the flags of open(2), following links wherever they lead: to see where that is, and no more. A
+    /// descriptor, or -1 with errno.
+    func openAnywhere(_ flags: Int32) -> Int32 {
+        (path + [0]).withUnsafeBytes { bytes in
+            clinux_open_at(root.descriptor, bytes.baseAddress?.assumingMemoryBound(to: CChar.self), flags)
+        }
+    }
+
+    /// The text of the symbolic link at this place; nil where there is none.
+    var linkText: String? {
+        var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
+        let name = (path + [0]).map { CChar(bitPattern: $0) }
+        let count = readlinkat(root.descriptor, name, &buffer, buffer.count)
+        guard count > 0 else { return nil }
+        return String(decoding: buffer.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+
+    /// The absolute path of an open file, without links; nil where the system cannot tell.
+    static func realPath(of descriptor: Int32) -> [UInt8]? {
+        var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
+        let count = readlink("/proc/self/fd/\(descriptor)", &buffer, buffer.count)
+        guard count > 0, count < buffer.count, buffer[0] == CChar(bitPattern: UInt8(ascii: "/")) else { return nil }
+        return buffer.prefix(count).map { UInt8(bitPattern: $0) }
+    }
+
+    /// The directories, without links in them, that a name in the file is relative to: that of the file, and that of the
+    /// link by which it was reached. Those whose names are no text are left out.
+    var directories: [String] {
+        let places = [target.map { ($0.root, $0.path) }, (root, path)].compactMap { $0 }
+        var result: [String] = []
+        for (root, path) in places {
+            let parent = path.lastIndex(of: UInt8(ascii: "/")).map { path[..<$0] } ?? []
+            guard let text = String(validating: parent, as: UTF8.self) else { continue }
+            let directory = text.isEmpty ? root.path : root.path == "/" ? "/" + text : "\(root.path)/\(text)"
+            if !result.contains(directory) { result.append(directory) }
+        }
+        return result
     }
 
     /// The facts of what is there now; a symbolic link is followed where it stays inside, or not at all. Throws like

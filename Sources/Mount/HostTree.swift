@@ -1,3 +1,4 @@
+internal import Bytes
 internal import Glibc
 internal import Logging
 internal import Storage
@@ -18,10 +19,13 @@ final class HostTree: Sendable {
     let context: MountContext
     let classifier: Classifier
     let watcher: Watcher
+    let links: HostLinks
     private let images = Mutex(Images())
 
-    init(_ context: MountContext) {
+    /// The tree below `root`. Throws what opening the allowed directories throws.
+    init(_ context: MountContext, _ root: HostRoot) throws(ImageError) {
         self.context = context
+        links = try HostLinks(root, context.options)
         classifier = Classifier(context.options.disk)
         watcher = Watcher(context)
     }
@@ -42,14 +46,28 @@ final class HostTree: Sendable {
         }
     }
 
+    /// The refused links that the log has named.
+    private let told = Mutex<Set<FileIdentity>>([])
+    /// So many links each get a line in the log.
+    private static let plenty = 1000
+
+    /// Says in the log, once for each link, why it is not followed. Returns the reason.
+    func refuse(_ place: HostPlace, _ facts: HostFacts, _ refusal: HostLinks.Refusal) -> ImageError {
+        let error = refusal.error(place, followsLinks: context.options.followsLinks)
+        let isNews = told.withLock { $0.count < Self.plenty && $0.insert(facts.identity).inserted }
+        if isNews { context.log.warning("\(error)") }
+        return error
+    }
+
     /// How many files are looked at before a directory counts as one that may have images.
     private static let searchLimit = 20_000
 
-    /// Whether there is an image at or below `place`; true also when the search becomes long. Throws what listing the
-    /// first directory throws.
-    func hasImage(at place: HostPlace) throws(ImageError) -> Bool {
+    /// Throws unless there is an image at or below `place`, or the search for one becomes long: what listing the first
+    /// directory throws, or `.missing`, with what there is instead.
+    func checkForImages(at place: HostPlace) throws(ImageError) {
         var waiting = [place]
         var seen = 0
+        var passed = PassedLinks()
         while let next = waiting.popLast() {
             let names: [HostListing.Item]
             do throws(ImageError) { names = try HostListing.items(of: next).items } catch {
@@ -58,15 +76,53 @@ final class HostTree: Sendable {
             }
             for item in names {
                 seen += 1
-                if seen > Self.searchLimit { return true }
-                switch HostListing.look(at: next.appending(item.name), classifier) {
+                if seen > Self.searchLimit { return }
+                let place = next.appending(item.name)
+                switch HostListing.look(at: place, self) {
                 case .directory(let place, _): waiting.append(place)
-                case .image: return true
-                case nil: continue
+                case .image: return
+                case .refused(_, _, let refusal):
+                    // The user has named the directory for it; the log will say what is missing still.
+                    if refusal.reason == .allowed { return }
+                    passed.outside += 1
+                case nil: passed.count(links.target(ofLinkAt: place))
                 }
             }
         }
-        return false
+        throw passed.error(place.root.path)
+    }
+}
+
+/// The links that a search for images has passed by.
+private struct PassedLinks {
+    /// Those that lead to files elsewhere, or nowhere.
+    var outside = 0
+    /// Those that lead to directories.
+    var directories = 0
+
+    mutating func count(_ target: HostLinks.Target?) {
+        switch target {
+        case .refused(_)?: outside += 1
+        case .directory?: directories += 1
+        case .file?, .other?, nil: break
+        }
+    }
+
+    /// What there is in place of an image.
+    func error(_ path: String) -> ImageError {
+        if outside > 0 {
+            return ImageError(
+                .missing,
+                "no disk image in the directory or below it, but links that lead out of it: -o follow-links with --allow-parents DIR follows them",
+                detail: outside.counted("link"), file: path)
+        }
+        guard directories > 0 else {
+            return ImageError(.missing, "no disk image in the directory or below it", file: path)
+        }
+        return ImageError(
+            .missing,
+            "no disk image in the directory or below it, but links to directories, which are not followed: name one of those",
+            detail: directories.counted("link"), file: path)
     }
 }
 
@@ -81,6 +137,8 @@ enum HostListing {
     enum Found {
         case directory(HostPlace, HostFacts)
         case image(HostPlace, HostFacts, ImageFile.Peek, isLink: Bool)
+        /// A link with an image's name that is not followed, with its own facts.
+        case refused(HostPlace, HostFacts, HostLinks.Refusal)
     }
 
     /// The names in the directory at `place` without "." and "..", and its facts. Throws like `HostPlace.open`.
@@ -104,18 +162,23 @@ enum HostListing {
 
     /// What the file or directory at `place` is in the mount; nil for what is not shown. Links to directories are not
     /// shown: a tree with links has no end.
-    static func look(at place: HostPlace, _ classifier: Classifier) -> Found? {
-        do throws(ImageError) {
-            var facts = try place.facts(following: false)
-            let isLink = facts.mode & FileType.mask == FileType.link
-            if isLink { facts = try place.facts() }
-            switch facts.mode & FileType.mask {
-            case FileType.directory: return isLink ? nil : .directory(place, facts)
-            case FileType.regular:
-                guard case .image(let peek) = classifier.verdict(of: place, facts) else { return nil }
-                return .image(place, facts, peek, isLink: isLink)
-            default: return nil
-            }
-        } catch { return nil }
+    static func look(at place: HostPlace, _ tree: HostTree) -> Found? {
+        guard let facts = try? place.facts(following: false) else { return nil }
+        switch facts.mode & FileType.mask {
+        case FileType.directory: return .directory(place, facts)
+        case FileType.regular: return image(at: place, facts, tree, isLink: false)
+        case FileType.link: break
+        default: return nil
+        }
+        switch tree.links.target(of: place) {
+        case .file(let target, let facts): return image(at: target, facts, tree, isLink: true)
+        case .refused(let refusal) where tree.classifier.isCalledImage(place): return .refused(place, facts, refusal)
+        case .refused, .directory, .other: return nil
+        }
+    }
+
+    private static func image(at place: HostPlace, _ facts: HostFacts, _ tree: HostTree, isLink: Bool) -> Found? {
+        guard case .image(let peek) = tree.classifier.verdict(of: place, facts) else { return nil }
+        return .image(place, facts, peek, isLink: isLink)
     }
 }

@@ -21,6 +21,8 @@ final class ImageFile: FileContent {
     struct State {
         var source: Source
         var facts: HostFacts
+        /// The permission bits that the directories leave through which a link leads to the image.
+        var way: UInt32 = 0o777
         var peek: Peek
         var disk: Disk?
         var users = 0
@@ -65,6 +67,7 @@ final class ImageFile: FileContent {
     init(context: MountContext, source: Source, facts: HostFacts, peek: Peek, disk: Disk? = nil) {
         self.context = context
         var state = State(source: source, facts: facts, peek: peek, disk: disk)
+        if case .found(let place, _) = source, let target = place.target { state.way = target.admitted }
         if let disk { state.stamps = (try? disk.stamps()) ?? [] }
         state.allocated = disk.flatMap { try? $0.allocatedBytes() }
         self.state = Mutex(state)
@@ -73,6 +76,8 @@ final class ImageFile: FileContent {
     func noticed(at place: HostPlace) {
         state.withLock { state in
             if case .found(_, let classifier) = state.source { state.source = .found(place, classifier) }
+            // Stays when the image is met without the link: the directories that lead there are asked anyway.
+            if let target = place.target { state.way = target.admitted }
         }
     }
 
@@ -115,7 +120,7 @@ final class ImageFile: FileContent {
         try refresh()
         countAllocated()
         return state.withLock { state in
-            var result = context.fileAttributes(state.facts, isWritable: isWritable)
+            var result = context.fileAttributes(state.facts, isWritable: isWritable, way: state.way)
             switch state.peek {
             case .success(let size):
                 result.size = size
@@ -145,6 +150,9 @@ final class ImageFile: FileContent {
 
     /// The facts of the host file as last seen.
     var facts: HostFacts { state.withLock { $0.facts } }
+
+    /// The permission bits that the directories leave through which a link leads to the image.
+    var way: UInt32 { state.withLock { $0.way } }
 
     func open(_ mode: OpenMode) throws(ImageError) -> OpenFile {
         try context.admit(mode, name)
@@ -289,12 +297,12 @@ final class ImageFile: FileContent {
         }
     }
 
-    /// Opens the image at a place, which must still hold the file that the node stands for. A name that no Swift string
-    /// can carry is opened through the descriptor; such an image finds no parent by a relative path.
+    /// Opens the image at a place, which must still hold the file that the node stands for. It is looked up once: what is
+    /// opened here is what is read, and written, whatever is at the path by then.
     private static func open(
         _ place: HostPlace, expecting identity: FileIdentity, _ options: DiskOptions
     ) throws(ImageError) -> Disk {
-        let descriptor = try place.open(clinux_path_only)
+        let descriptor = try place.open((options.isWritable ? O_RDWR : O_RDONLY) | O_NONBLOCK | O_NOCTTY)
         defer { close(descriptor) }
         let facts = try HostPlace.facts(of: descriptor, place.text)
         guard facts.identity == identity else {
@@ -304,9 +312,11 @@ final class ImageFile: FileContent {
         // Who put the image there must not learn from its failure what lies beside it.
         options.tellsNames = false
         if place.exactText == nil, options.format == nil, ExposedName.isRaw(place.path) { options.format = "raw" }
-        let disk = try Disk.open(path: place.exactText ?? "/proc/self/fd/\(descriptor)", options: options)
+        options.found = DiskOptions.Found(descriptor: descriptor, directories: place.directories)
+        let disk = try Disk.open(path: place.exactText ?? place.text, options: options)
         // Opening for writing may have repaired what a crash left.
-        let stamp = options.isWritable ? facts.stamp : try disk.stamps().first
+        let isStable = options.isWritable || options.sharing == .forced
+        let stamp = isStable ? facts.stamp : try disk.stamps().first
         guard stamp == facts.stamp else {
             throw ImageError(.busy, "the image changed while it was opened; try again", file: place.text)
         }

@@ -47,12 +47,21 @@ final class MountContext: Sendable {
     private static func admitted(_ source: String) -> UInt32 {
         guard let resolved = realpath(source, nil) else { return 0o700 }
         defer { free(resolved) }
-        var path = Substring(String(cString: resolved))
+        return admitted(to: Array(String(cString: resolved).utf8))
+    }
+
+    /// The same for an absolute path without links, as bytes.
+    static func admitted(to path: [UInt8]) -> UInt32 {
+        let slash = UInt8(ascii: "/")
+        var path = path[...]
         var left: UInt32 = 0o777
-        while let slash = path.lastIndex(of: "/"), path != "/" {
-            path = slash == path.startIndex ? "/" : path[..<slash]
+        while let last = path.lastIndex(of: slash), path != [slash] {
+            path = last == path.startIndex ? [slash] : path[..<last]
             var facts = clinux_file_facts()
-            guard clinux_facts_at(AT_FDCWD, String(path), 0, &facts) == 0 else { return 0o700 }
+            let code = (path + [0]).withUnsafeBytes { bytes in
+                clinux_facts_at(AT_FDCWD, bytes.baseAddress?.assumingMemoryBound(to: CChar.self), 1, &facts)
+            }
+            guard code == 0 else { return 0o700 }
             if facts.mode & 0o001 == 0 { left &= facts.mode & 0o010 == 0 ? 0o700 : 0o770 }
         }
         return left
@@ -113,11 +122,14 @@ final class MountContext: Sendable {
     /// The attributes of a file of the mount that shows something of the host file with `facts`.
     ///
     /// Others may read it where they may read the host file, unless the user has said who may: a mount that everybody
-    /// can reach must not open an image that only its owner can read, or that lies where only its owner can go.
-    func fileAttributes(_ facts: HostFacts, isWritable: Bool) -> FileAttributes {
+    /// can reach must not open an image that only its owner can read, or that lies where only its owner can go. `way` is
+    /// what the directories leave through which a followed link leads.
+    func fileAttributes(_ facts: HostFacts, isWritable: Bool, way: UInt32 = 0o777) -> FileAttributes {
         var result = FileAttributes()
         result.mode = (isWritable ? 0o644 : 0o444) & ~(options.fmask ?? 0)
-        if options.fmask == nil, isShared.load(ordering: .relaxed) { result.mode &= facts.mode & admitted | 0o400 }
+        if options.fmask == nil, isShared.load(ordering: .relaxed) {
+            result.mode &= facts.mode & admitted & way | 0o400
+        }
         fill(&result, from: facts)
         return result
     }

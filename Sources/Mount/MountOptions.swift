@@ -5,10 +5,15 @@ package import Logging
 package struct MountOptions: Sendable {
     /// The image, or the directory of images: an absolute path.
     package var source: String
+    /// The name by which the user called the image, where that was a link; nil for the last part of `source`.
+    package var sourceName: String?
     /// Where it appears: the absolute path of a directory, or of a regular file that becomes the disk.
     package var mountpoint: String
     /// Whether `source` is a directory of images.
     package var isDirectoryMode: Bool
+    /// Whether links out of a directory of images are followed where they lead below an allowed directory
+    /// (`-o follow-links`).
+    package var followsLinks = false
     /// Whether the disks may be written (`-w`). Without it the mount carries `ro` and no image is opened for writing.
     package var isWritable = false
     /// Whether an open with O_TRUNC discards everything (`-o truncate=discard`) instead of being refused with EPERM.

@@ -19,8 +19,9 @@ final class MountTree: Sendable {
         let options = context.options
         self.context = context
         if options.isDirectoryMode {
-            let tree = HostTree(context)
-            root = try Self.openDirectory(tree, options.source)
+            let host = try HostRoot(path: options.source)
+            let tree = try HostTree(context, host)
+            root = try Self.openDirectory(tree, host)
             watcher = tree.watcher
             classifier = tree.classifier
             exposedFiles = []
@@ -33,7 +34,8 @@ final class MountTree: Sendable {
             root = .file(image)
             exposedFiles = [options.mountpoint]
         } else {
-            let original = Name((options.source.split(separator: "/").last.map(String.init) ?? "disk").utf8)
+            let original = Name(
+                (options.sourceName ?? options.source.split(separator: "/").last.map(String.init) ?? "disk").utf8)
             let name = options.name.map { ExposedName.sanitised($0.utf8) } ?? ExposedName.of(original)
             let stem = options.name == nil ? original : ExposedName.stem(of: name)
             root = .directory(ImageRoot(context: context, image: image, name: name, stem: stem))
@@ -54,13 +56,10 @@ final class MountTree: Sendable {
         return image
     }
 
-    private static func openDirectory(_ tree: HostTree, _ path: String) throws(ImageError) -> Content {
-        let place = HostPlace(root: try HostRoot(path: path), path: [UInt8(ascii: ".")])
+    private static func openDirectory(_ tree: HostTree, _ root: HostRoot) throws(ImageError) -> Content {
+        let place = HostPlace(root: root, path: [UInt8(ascii: ".")])
         let facts = try place.facts()
-        guard try tree.hasImage(at: place) else {
-            throw ImageError(
-                .missing, "no disk image in the directory or below it", file: path)
-        }
+        try tree.checkForImages(at: place)
         let watcher = tree.watcher
         tree.context.onOpened.withLock { $0 = { watcher.wake() } }
         return .directory(HostDirectory(tree, place, facts, key: .root))

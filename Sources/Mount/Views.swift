@@ -139,7 +139,7 @@ final class ViewFile: FileContent {
 
     func attributes() throws(ImageError) -> FileAttributes {
         let facts = image.facts
-        var result = image.context.fileAttributes(facts, isWritable: isWritable)
+        var result = image.context.fileAttributes(facts, isWritable: isWritable, way: image.way)
         let known = self.shown.withLock { $0?.stamp == facts.stamp ? $0 : nil }
         let shown = if let known { known } else { try look() }
         result.size = shown.size

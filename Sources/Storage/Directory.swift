@@ -8,14 +8,15 @@ package final class Directory: Sendable {
 
     private let descriptor: Int32
 
-    /// Opens the directory at `path`. Throws `.missing`, `.denied` or `.io`.
-    package init(path: String) throws(ImageError) {
+    /// Opens the directory at `path`; with `withoutLinks` that is absolute, and a symbolic link anywhere in it is an error,
+    /// since it was not there when the path was found. Throws `.missing`, `.denied` or `.io`.
+    package init(path: String, withoutLinks: Bool = false) throws(ImageError) {
         do throws(ImageError) {
             descriptor = try syscall("cannot open the directory") {
-                clinux_open_directory(path)
+                clinux_open_directory(path, withoutLinks ? 1 : 0)
             }
         } catch { throw error.named(path) }
-        self.path = HostPath.real(path) ?? HostPath.absolute(path)
+        self.path = withoutLinks ? path : HostPath.real(path) ?? HostPath.absolute(path)
     }
 
     deinit { Glibc.close(descriptor) }

@@ -82,6 +82,15 @@ package final class FileStorage: Storage {
         try self.init(owning: descriptor, name: path, isWritable: isWritable)
     }
 
+    /// The file behind an open descriptor, which stays the caller's. Throws `.unsupported` and `.io`.
+    package convenience init(duplicating descriptor: Int32, name: String, isWritable: Bool = false) throws(ImageError) {
+        let copy: Int32
+        do throws(ImageError) {
+            copy = try syscall("cannot open the file") { fcntl(descriptor, F_DUPFD_CLOEXEC, 0) }
+        } catch { throw error.named(name) }
+        try self.init(owning: copy, name: name, isWritable: isWritable)
+    }
+
     deinit { close() }
 
     package var hasFixedSize: Bool { isDevice }

@@ -93,6 +93,13 @@ import Testing
         #expect(RuntimeEntry("pid 1234\n") == nil)
         #expect(RuntimeEntry("pid 1\nstart 2\ndevice 0:57\n") == nil)
         #expect(!entry.isAlive, "no process 1234 started at tick 99")
+        #expect(entry.place == nil)
+        var placed = entry
+        placed.place = RuntimeEntry.Place(
+            source: [0x2F, 0xFF, 0x0A, 0x5C, 0x20], mountpoint: bytes("/mnt/a b"), mode: "overlay",
+            overlay: bytes("/x\ny\\040"))
+        #expect(RuntimeEntry(placed.text) == placed, "\(placed.text)")
+        #expect(placed.text.split(separator: "\n").count == 8)
     }
 
     /// The number of a device goes to the next mount while the server of the last one is still about to end.

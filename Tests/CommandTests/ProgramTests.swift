@@ -22,7 +22,7 @@ import Testing
         ["-o", "ro,write", "a", "b"], ["-w", "--overlay", "tmp", "a", "b"], ["--overlay", "tmp", "/", "a"],
         ["-o", "remount", "a", "b"], ["info"], ["map"],
         ["map", "a", "b"], ["umount"], ["umount", "--wait", "--lazy", "a"], ["umount", "--timeout", "soon", "a"],
-        ["list", "a"], ["check"],
+        ["list", "a", "b"], ["check"],
         ["check", "a", "b"], ["check", "--colour", "a"], ["create"], ["create", "a.qcow2"], ["convert"], ["resize"],
         ["compact"], ["commit"], ["snapshot"],
     ])

@@ -78,21 +78,6 @@ struct DirectoryMountTests {
         #expect(clinux_facts(descriptor, &facts) == 0 && facts.size == UInt64(bytes.count))
     }
 
-    @Test func linksStayInTheTree() throws {
-        try HostFiles.write([UInt8](repeating: 9, count: 4096), to: work.file("outside.raw"))
-        #expect(symlink("../outside.raw", source + "/out.raw") == 0)
-        #expect(symlink(work.file("outside.raw"), source + "/absolute.raw") == 0)
-        #expect(symlink("../one.raw", source + "/sub/in.raw") == 0)
-        #expect(symlink("..", source + "/sub/up") == 0)
-        let served = try Served(source)
-        #expect(try HostFiles.list(served.mountpoint) == [".platter", "one.raw", "sub"])
-        #expect(try HostFiles.list(served.path("sub")) == ["in.raw"])
-        #expect(try HostFiles.read(served.path("sub/in.raw")) == [UInt8](repeating: 1, count: 8192))
-        for name in ["out.raw", "absolute.raw", "sub/up/one.raw"] {
-            #expect(Seen.openFailure(served.path(name), O_RDONLY) == ENOENT)
-        }
-    }
-
     @Test func namesAreBytes() throws {
         let name: [UInt8] = [0x66, 0xFF, 0x0A, 0x20, 0x2C, 0x2E] + Array("raw".utf8)
         func open(_ directory: String, _ flags: Int32) -> Int32 {

@@ -46,8 +46,9 @@ int clinux_open_folder_beneath(int directory, const char *path, int stays_on_fil
 // openat(2) with O_CLOEXEC added; for Swift, which cannot call variadic functions.
 int clinux_open_at(int directory, const char *path, int flags);
 
-// open(2) of a directory with O_PATH | O_DIRECTORY | O_CLOEXEC, as a place to open beneath. A descriptor, or -1.
-int clinux_open_directory(const char *path);
+// A directory with O_PATH | O_DIRECTORY | O_CLOEXEC, as a place to open beneath; with `plainly` no symbolic link may be in
+// the path (RESOLVE_NO_SYMLINKS). A descriptor, or -1 with errno.
+int clinux_open_directory(const char *path, int plainly);
 
 // A regular file without a name in the filesystem of a directory, open for reading and writing (O_TMPFILE); it is gone
 // when it is closed unless it gets a name. A descriptor, or -1 with errno.
@@ -84,6 +85,9 @@ int clinux_forget_pages(int descriptor);
 
 // The size in bytes of a block device (BLKGETSIZE64). 0, or -1 with errno.
 int clinux_block_device_size(int descriptor, uint64_t *size);
+
+// The st_dev of the filesystem whose file an open loop device shows (LOOP_GET_STATUS64). 0, or -1 with errno.
+int clinux_loop_device(int descriptor, uint64_t *device);
 
 // Takes a shared open-file-description lock on one byte (F_OFD_SETLK, F_RDLCK). 0, or -1 with errno.
 int clinux_lock_byte(int descriptor, int64_t byte);

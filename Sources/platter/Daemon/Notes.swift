@@ -31,10 +31,10 @@ final class Notes {
     }
 
     /// Writes both, once the mount answers; says in the log what cannot be written.
-    func write(mountpoint: String, log: Logger) {
+    func write(_ place: RuntimeEntry.Place, log: Logger) {
         let entries = (try? MountTable.platter()) ?? []
-        if let entry = entries.last(where: { $0.mountpoint == Array(mountpoint.utf8) }) {
-            runtime = RuntimeDirectory.note(device: entry.device)
+        if let entry = entries.last(where: { $0.mountpoint == place.mountpoint }) {
+            runtime = RuntimeDirectory.note(device: entry.device, place: place)
         }
         guard let pidFile else { return }
         let descriptor = early >= 0 ? early : Self.make(pidFile)

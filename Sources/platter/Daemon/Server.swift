@@ -56,7 +56,7 @@ struct Server {
             try session.serve {
                 overlay?.keep()
                 start(session)
-                notes.write(mountpoint: plan.mountpoint, log: log)
+                notes.write(place, log: log)
                 onReady(session.exposedFiles)
             }
         } catch {
@@ -65,6 +65,15 @@ struct Server {
             throw whole
         }
         ServiceManager.notify("STOPPING=1", "STATUS=the mount has ended")
+    }
+
+    /// What the note in the runtime directory says of the mount.
+    private var place: RuntimeEntry.Place {
+        var overlay: [UInt8]?
+        if case .file(let name)? = settings.overlay { overlay = Array(HostPath.absolute(name).utf8) }
+        let mode = settings.overlay != nil ? "overlay" : settings.isWritable ? "rw" : "ro"
+        return RuntimeEntry.Place(
+            source: Array(plan.source.utf8), mountpoint: Array(plan.mountpoint.utf8), mode: mode, overlay: overlay)
     }
 
     /// The file that takes the writes where the user named one; `options` then open it.

@@ -21,7 +21,7 @@ enum DeadMount {
     private static func find(at path: String) throws(Failure) -> MountEntry? {
         var type: Int64 = 0
         guard clinux_filesystem_type(path, &type) != 0, errno == ENOTCONN else { return nil }
-        let name = Array(Unmounter.resolvingParent(of: path).utf8)
+        let name = Array(MountNames.resolved(path).utf8)
         guard let top = try MountTable.all().last(where: { $0.mountpoint == name }), top.isPlatter,
             top.has("user_id=\(geteuid())")
         else { return nil }

@@ -10,6 +10,9 @@ internal import Mount
 struct MountPlan: Sendable {
     /// The absolute path of the image or directory, without symbolic links.
     var source: String
+    /// The name of the image as the user typed it, which may be that of a link, and the directory of that, without links;
+    /// nil for a directory of images.
+    var typed: (name: String, directory: String)?
     /// The absolute path of the mountpoint, without symbolic links where it exists.
     var mountpoint: String
     /// Whether every image below a directory is served.
@@ -30,11 +33,23 @@ struct MountPlan: Sendable {
         }
         source = try HostPath.existing(operands[0], .mount)
         isDirectoryMode = Self.kind(of: source) == S_IFDIR
+        typed = isDirectoryMode ? nil : Self.typed(operands[0])
         if let source = try DeadMount.clear(at: operands[1]) {
             Output.report(Failure(.success, "\(operands[1]): removed a mount of \(source) whose server had died"))
         }
         mountpoint = (try? HostPath.existing(operands[1])) ?? HostPath.absolute(operands[1])
         try check(settings)
+    }
+
+    /// Where a path that was typed leads, but for a link at its end; nil where it ends with no name.
+    private static func typed(_ path: String) -> (name: String, directory: String)? {
+        let absolute = HostPath.absolute(path)
+        guard let slash = absolute.lastIndex(of: "/") else { return nil }
+        let name = String(absolute[absolute.index(after: slash)...])
+        guard !name.isEmpty, name != ".", name != "..",
+            let directory = try? HostPath.existing(slash == absolute.startIndex ? "/" : String(absolute[..<slash]))
+        else { return nil }
+        return (name, directory)
     }
 
     private static func kind(of path: String) -> UInt32? {
@@ -53,6 +68,11 @@ struct MountPlan: Sendable {
             let word = settings.image.parents.isEmpty ? "force-parent" : "parent"
             throw .usage("'\(word)' is for one image, and \(source) is a directory", command: "mount")
         }
+        if !isDirectoryMode, settings.followsLinks {
+            throw .usage(
+                "'follow-links' is for a directory of images; the link that names one image is always followed",
+                command: "mount")
+        }
         guard Self.kind(of: mountpoint) == S_IFREG else { return }
         let extras = [
             ("partitions", settings.showsPartitions), ("snapshots", settings.showsSnapshots),
@@ -69,6 +89,12 @@ struct MountPlan: Sendable {
         var options = MountOptions(
             source: source, mountpoint: mountpoint, isDirectoryMode: isDirectoryMode,
             disk: try settings.image.diskOptions(log: log), log: log)
+        if let typed {
+            options.sourceName = typed.name
+            let real = source.lastIndex(of: "/").map { $0 == source.startIndex ? "/" : String(source[..<$0]) } ?? "/"
+            let directories = real == typed.directory ? [real] : [real, typed.directory]
+            options.disk.found = DiskOptions.Found(directories: directories)
+        }
         options.isWritable = settings.isWritable
         options.disk.writesDataFile = settings.writesDataFile
         options.truncationDiscards = settings.truncationDiscards
@@ -76,6 +102,7 @@ struct MountPlan: Sendable {
         options.partitions = settings.showsPartitions
         options.snapshots = settings.showsSnapshots
         options.layers = settings.showsLayers
+        options.followsLinks = settings.followsLinks
         options.allowOther = settings.allowOther
         options.uid = settings.uid
         options.gid = settings.gid

@@ -18,6 +18,12 @@ struct MountEntry: Equatable, Sendable {
 
         var description: String { "\(major):\(minor)" }
 
+        /// The number as st_dev has it (makedev(3)).
+        var number: UInt64 {
+            let (major, minor) = (UInt64(major), UInt64(minor))
+            return (major & 0xFFFF_F000) << 32 | (major & 0xFFF) << 8 | (minor & 0xFFFF_FF00) << 12 | minor & 0xFF
+        }
+
         /// Reads "0:57".
         init?(_ text: String) {
             let parts = text.split(separator: ":")

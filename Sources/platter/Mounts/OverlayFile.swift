@@ -93,6 +93,7 @@ final class OverlayFile {
         // The overlay's own parent is the source, and those that the user named lie below that.
         options.parents = [nil] + options.parents
         options.maxLayers += 1
+        options.found = nil
         options.allowedParents.append(String(source[..<(source.lastIndex(of: "/") ?? source.startIndex)]) + "/")
         let layers = try Disk.open(path: path, options: options).layers
         guard layers.count > 1, (try? HostPath.existing(layers[1].path)) == source else {

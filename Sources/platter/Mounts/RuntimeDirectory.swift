@@ -11,6 +11,21 @@ struct RuntimeEntry: Equatable, Sendable {
     /// When the note was written, in nanoseconds of the monotonic clock: of two with one device the later one is right.
     var noted: UInt64
 
+    /// What is served and where, as bytes; nil in notes of versions that did not say.
+    var place: Place?
+
+    /// What a server says about its mount besides.
+    struct Place: Equatable, Sendable {
+        /// The absolute path of the image or directory.
+        var source: [UInt8]
+        /// Where it was mounted.
+        var mountpoint: [UInt8]
+        /// "ro", "rw", or "overlay" where writes go into another file.
+        var mode: String
+        /// The file that takes the writes; nil where there is none, or it is a temporary one.
+        var overlay: [UInt8]?
+    }
+
     /// The file that it was read from.
     var path = ""
 
@@ -18,9 +33,19 @@ struct RuntimeEntry: Equatable, Sendable {
     var owner: UInt32 = 0
 
     /// The text of the file: one fact a line.
-    var text: String { "pid \(pid)\nstart \(startTime)\ndevice \(device)\nnoted \(noted)\n" }
+    var text: String {
+        var text = "pid \(pid)\nstart \(startTime)\ndevice \(device)\nnoted \(noted)\n"
+        guard let place else { return text }
+        text += "source \(Self.encoded(place.source))\nmountpoint \(Self.encoded(place.mountpoint))\n"
+        text += "mode \(place.mode)\n"
+        if let overlay = place.overlay { text += "overlay \(Self.encoded(overlay))\n" }
+        return text
+    }
 
-    init(pid: Int32, startTime: UInt64, device: MountEntry.Device, noted: UInt64) {
+    init(
+        pid: Int32, startTime: UInt64, device: MountEntry.Device, noted: UInt64, place: Place? = nil
+    ) {
+        self.place = place
         self.pid = pid
         self.startTime = startTime
         self.device = device
@@ -39,8 +64,30 @@ struct RuntimeEntry: Equatable, Sendable {
             let device = facts["device"].flatMap({ MountEntry.Device(String($0)) })
         else { return nil }
         let noted = facts["noted"].flatMap { UInt64($0) } ?? 0
-        self.init(pid: pid, startTime: start, device: device, noted: noted)
+        var place: Place?
+        if let source = facts["source"], let mountpoint = facts["mountpoint"], let mode = facts["mode"] {
+            place = Place(
+                source: Self.decoded(source), mountpoint: Self.decoded(mountpoint), mode: String(mode),
+                overlay: facts["overlay"].map(Self.decoded))
+        }
+        self.init(pid: pid, startTime: start, device: device, noted: noted, place: place)
     }
+
+    /// A name on one line of ASCII, as mountinfo has it: a backslash and three octal digits for every other byte.
+    private static func encoded(_ name: [UInt8]) -> String {
+        var result = ""
+        for byte in name {
+            if (0x21...0x7E).contains(byte), byte != UInt8(ascii: "\\") {
+                result.unicodeScalars.append(UnicodeScalar(byte))
+            } else {
+                let digits = String(byte, radix: 8)
+                result += "\\" + String(repeating: "0", count: 3 - digits.count) + digits
+            }
+        }
+        return result
+    }
+
+    private static func decoded(_ text: Substring) -> [UInt8] { MountEntry.decoded(Array(text.utf8)) }
 
     /// Whether it is about this mount: who says that they serve it must be who mounted it.
     func serves(_ mount: MountEntry) -> Bool { device == mount.device && mount.has("user_id=\(owner)") }
@@ -67,14 +114,14 @@ enum RuntimeDirectory {
     }
 
     /// Notes that this process serves the mount on `device`, and returns the file to remove at the end.
-    static func note(device: MountEntry.Device) -> String? {
+    static func note(device: MountEntry.Device, place: RuntimeEntry.Place) -> String? {
         guard let directory = prepared(), let start = startTime(of: getpid()) else { return nil }
         let path = "\(directory)/\(getpid())"
         let descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0o644)
         guard descriptor >= 0 else { return nil }
         defer { close(descriptor) }
         let noted = UInt64(Clock.now() * 1e9)
-        let entry = RuntimeEntry(pid: getpid(), startTime: start, device: device, noted: noted)
+        let entry = RuntimeEntry(pid: getpid(), startTime: start, device: device, noted: noted, place: place)
         return Output.write(entry.text, to: descriptor) ? path : nil
     }
 
@@ -121,7 +168,7 @@ enum RuntimeDirectory {
             guard fstat(descriptor, &facts) == 0, facts.st_uid == owner else { return nil }
             guard descriptor == directory || facts.st_mode & S_IFMT == S_IFREG else { return nil }
         }
-        return HostPath.contents(of: file, limit: 4096).map { String(decoding: $0, as: UTF8.self) }
+        return HostPath.contents(of: file, limit: 65536).map { String(decoding: $0, as: UTF8.self) }
     }
 
     /// The user as whom a process runs; nil when there is none.

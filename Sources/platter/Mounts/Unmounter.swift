@@ -11,38 +11,15 @@ struct Unmounter {
     /// The mount that `target` names: by its mountpoint, or by the image or directory that is mounted. Throws when there
     /// is none, and when an image is mounted more than once.
     static func find(_ target: String, in mounts: [MountEntry]) throws(Failure) -> MountEntry {
-        // A dead mount answers no call on its own path; the path above it does.
-        let names = [target, HostPath.absolute(target), resolvingParent(of: target)].map { Array($0.utf8) }
-        if let top = mounts.last(where: { names.contains(trimmed($0.mountpoint)) || names.contains($0.mountpoint) }) {
-            return top
-        }
-        let source = (try? HostPath.existing(target)).map { Array($0.utf8) }
-        let found = mounts.filter { names.contains($0.source) || $0.source == source }
-        guard let entry = found.last else {
-            throw Failure(.mount, "\(target): not a mount of platter; 'platter list' shows what there is")
-        }
+        let names = MountNames(target)
+        if let top = mounts.last(where: { names.match(mountpoint: $0.mountpoint) }) { return top }
+        let found = mounts.filter { names.match(source: $0.source) }
+        guard let entry = found.last else { throw names.unknown(.mount) }
         guard found.count == 1 else {
             let places = found.map { String(decoding: $0.mountpoint, as: UTF8.self) }.joined(separator: ", ")
             throw Failure(.mount, "\(target): mounted more than once; name one of the mountpoints: \(places)")
         }
         return entry
-    }
-
-    /// The absolute path of `path`, symbolic links resolved in all but its last part.
-    static func resolvingParent(of path: String) -> String {
-        var absolute = HostPath.absolute(path)
-        while absolute.count > 1, absolute.hasSuffix("/") { absolute.removeLast() }
-        guard let slash = absolute.lastIndex(of: "/") else { return absolute }
-        let parent = slash == absolute.startIndex ? "/" : String(absolute[..<slash])
-        let name = absolute[absolute.index(after: slash)...]
-        guard name != ".", name != "..", let resolved = try? HostPath.existing(parent) else {
-            return (try? HostPath.existing(absolute)) ?? absolute
-        }
-        return resolved == "/" ? "/\(name)" : "\(resolved)/\(name)"
-    }
-
-    private static func trimmed(_ path: [UInt8]) -> [UInt8] {
-        path.count > 1 && path.last == UInt8(ascii: "/") ? Array(path.dropLast()) : path
     }
 
     /// Whether images can be written through the mount.
@@ -116,6 +93,12 @@ struct Unmounter {
         while true {
             let code = geteuid() == 0 ? detachAsRoot() : try detachAsUser()
             if code == 0 { return }
+            // A mount whose server has died has nothing to save, whoever is still in it.
+            if code == EBUSY, !settings.isLazy, MountProbe.isDead(entry) {
+                var lazy = settings
+                lazy.isLazy = true
+                return try Unmounter(entry: entry, settings: lazy).detach(from: server)
+            }
             guard code == EBUSY, Clock.now() < deadline else { throw failure(code, server) }
             usleep(50_000)
         }

@@ -1,3 +1,4 @@
+internal import CLinux
 internal import Glibc
 
 /// Finds what keeps a mount busy, without touching the mount: links below /proc and /sys are read, never followed.
@@ -24,6 +25,29 @@ enum MountUsers {
             for link in links {
                 guard let target = HostPath.linkTarget("/proc/\(pid)/\(link)") else { continue }
                 add("\(command(of: pid)) (pid \(pid))", pid, using: target)
+            }
+        }
+        return result
+    }
+
+    /// The same for a mount that has been detached from its path, and for which only its device speaks.
+    static func of(_ device: MountEntry.Device, server: Int32?) -> [String] {
+        var result: [String] = []
+        func add(_ user: String) { if !result.contains(user) { result.append(user) } }
+        for name in HostPath.names(in: "/sys/block") where name.hasPrefix("loop") {
+            let descriptor = open("/dev/\(name)", O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+            guard descriptor >= 0 else { continue }
+            defer { close(descriptor) }
+            var behind: UInt64 = 0
+            if clinux_loop_device(descriptor, &behind) == 0, behind == device.number { add("/dev/\(name)") }
+        }
+        for name in HostPath.names(in: "/proc") {
+            guard let pid = Int32(name), pid != getpid(), pid != server else { continue }
+            let links = ["cwd", "root", "exe"] + HostPath.names(in: "/proc/\(pid)/fd").map { "fd/\($0)" }
+            for link in links {
+                var facts = clinux_file_facts()
+                guard clinux_known_facts_at(AT_FDCWD, "/proc/\(pid)/\(link)", &facts) == 0 else { continue }
+                if facts.device == device.number { add("\(command(of: pid)) (pid \(pid))") }
             }
         }
         return result

@@ -32,6 +32,7 @@ struct MountSettings: HasImageSettings {
     var showsPartitions = false
     var showsSnapshots = false
     var showsLayers = false
+    var followsLinks = false
 
     // Attributes and times.
     var uid: UInt32?
@@ -110,6 +111,9 @@ extension OptionTable where Settings == MountSettings {
         },
         .toggle(keys: ["layers"], help: "show every layer of the chain as a file in IMAGE.layers") {
             $0.showsLayers = true
+        },
+        .toggle(keys: ["follow-links"], help: "follow links out of SOURCE that lead below --allow-parents") {
+            $0.followsLinks = true
         },
     ]
 
