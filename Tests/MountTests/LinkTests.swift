@@ -73,7 +73,8 @@ struct LinkTests {
         #expect(symlink("../else.raw", outside + "/back.raw") == 0)
         #expect(symlink("../outside/back.raw", source + "/back.raw") == 0)
         let served = try Served(source, "follow-links", "allow-parents=\(outside)")
-        #expect(try HostFiles.list(served.mountpoint) == [".platter", "back.raw", "else.raw", "one.raw", "out.raw", "sub"])
+        #expect(
+            try HostFiles.list(served.mountpoint) == [".platter", "back.raw", "else.raw", "one.raw", "out.raw", "sub"])
         #expect(try HostFiles.read(served.path("out.raw")) == [UInt8](repeating: 9, count: 4096))
         for name in ["back.raw", "else.raw"] {
             #expect(Seen.openFailure(served.path(name), O_RDONLY) == EACCES, "\(name)")
