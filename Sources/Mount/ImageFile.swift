@@ -219,7 +219,10 @@ final class ImageFile: FileContent {
         if let disk = known.disk {
             let stamps = try disk.stamps()
             if stamps == known.stamps { return (disk, take(disk, stamps)) }
-            context.log.warning("\(disk.name): the image has changed while it was open; it is opened again")
+            // With --force-share that is what images do.
+            let level: Logger.Level = context.options.disk.sharing == .forced ? .debug : .warning
+            context.log.log(
+                level: level, "\(disk.name): the image has changed while it was open; it is opened again")
         }
         return try takeNew(try reopen(known, writing: false))
     }

@@ -87,6 +87,8 @@ struct ListTests {
         #expect(entry["users"]?[0]?.string == "sleep (pid \(user.pid))", "\(entry)")
         let said = try Product.run("list", playground.image)
         #expect(said.errors.contains("(pid \(pid)) goes on until sleep"), "\(said)")
+        let again = try Product.run("umount", playground.mountpoint)
+        #expect(again.status == 32 && again.errors.contains("not mounted any more"), "\(again)")
         user.stop(SIGKILL)
         #expect(try playground.eventually { try list() == nil })
     }

@@ -74,8 +74,20 @@ extension Command {
         guard !(settings.isWaiting && settings.isLazy) else {
             throw .usage("'--wait' and '--lazy' contradict each other; say one of them", command: "umount")
         }
-        let entry = try Unmounter.find(target, in: try MountTable.platter())
-        try Unmounter(entry: entry, settings: settings).run()
+        try Unmounter(entry: find(target), settings: settings).run()
         return .success
+    }
+
+    /// The mount that is meant. Throws where there is none, and says so where it has only left its path.
+    private static func find(_ target: String) throws(Failure) -> MountEntry {
+        let mounts = try MountTable.platter()
+        let names = MountNames(target)
+        if !mounts.contains(where: { names.match(mountpoint: $0.mountpoint) || names.match(source: $0.source) }) {
+            let detached = try ListedMount.all().first { mount in
+                mount.state == .detached && (names.match(mountpoint: mount.mountpoint) || names.match(source: mount.image))
+            }
+            if let advice = detached?.advice { throw Failure(.mount, advice) }
+        }
+        return try Unmounter.find(target, in: mounts)
     }
 }

@@ -23,6 +23,8 @@ struct ListedMount: Sendable {
     /// The file that takes the writes in place of the image, where it is known.
     var overlay: [UInt8]?
     var state: State
+    /// Whether this user may unmount it.
+    var isOurs: Bool
     /// What keeps the mount busy.
     var users: [String]
 
@@ -38,7 +40,8 @@ struct ListedMount: Sendable {
                 image: entry.source, mountpoint: entry.mountpoint, pid: note?.pid,
                 mode: note?.place?.mode ?? (entry.has("rw") && !entry.has("ro") ? "rw" : "ro"),
                 overlay: note?.place?.overlay,
-                state: note == nil && MountProbe.isDead(entry) ? .dead : .mounted, users: users[index])
+                state: note == nil && MountProbe.isDead(entry) ? .dead : .mounted,
+                isOurs: geteuid() == 0 || entry.has("user_id=\(geteuid())"), users: users[index])
         }
         return mounts + notes.filter { note in !entries.contains(where: note.serves) }.compactMap(detached)
     }
@@ -50,7 +53,7 @@ struct ListedMount: Sendable {
         else { return nil }
         return ListedMount(
             image: place.source, mountpoint: place.mountpoint, pid: note.pid, mode: place.mode, overlay: place.overlay,
-            state: .detached, users: MountUsers.of(note.device, server: note.pid))
+            state: .detached, isOurs: geteuid() == 0 || note.owner == geteuid(), users: MountUsers.of(note.device, server: note.pid))
     }
 
     /// For programs.
@@ -85,7 +88,8 @@ struct ListedMount: Sendable {
         switch state {
         case .mounted: nil
         case .dead:
-            "\(Self.line(mountpoint)): its server has died; remove the mount with: platter umount \(Self.line(mountpoint))"
+            "\(Self.line(mountpoint)): its server has died; remove the mount with: "
+                + (isOurs ? "platter umount " : "sudo umount -l ") + Self.line(mountpoint)
         case .detached:
             "\(Self.line(image)): not mounted any more, but its server (pid \(pid ?? 0)) goes on until "
                 + (users.isEmpty ? "its last user" : Printable.line(users.joined(separator: ", "))) + " is done with it"
