@@ -7,6 +7,13 @@ package struct CRC32: Sendable {
     /// Starts a checksum of no bytes.
     package init() {}
 
+    /// Returns the checksum of all bytes of `span`.
+    package static func of(_ span: RawSpan) -> UInt32 {
+        var sum = CRC32()
+        sum.add(span, at: 0, count: span.byteCount)
+        return sum.value
+    }
+
     /// The checksum of everything added so far.
     package var value: UInt32 { ~state }
 

@@ -15,6 +15,8 @@ package struct Layer: Sendable {
 
     /// Why the parent could not be opened; nil where there is none, or it is the next layer.
     package var missingParent: ImageError?
+    /// Whether parts of the image may be stored compressed.
+    package var hasStoredUnits: Bool { driver.decoder != nil }
 
     let driver: any FormatDriver
     /// The index of the image's slot 0 in the disk's table of files.
@@ -57,16 +59,19 @@ final class OpenFiles: Sendable {
     let writer: Writer?
     /// Whether other programs may be writing the files, which then may have grown.
     private let isShared: Bool
+    /// The unit of the partition table in bytes as the user named it; nil to find it.
+    let tableSectorSize: UInt64?
 
     init(
         _ table: [any Storage], decoded: DecodeCache, reporter: FailureReporter, writer: Writer? = nil,
-        isShared: Bool = false
+        isShared: Bool = false, tableSectorSize: UInt64? = nil
     ) {
         self.isShared = isShared
         self.table = table
         self.decoded = decoded
         self.reporter = reporter
         self.writer = writer
+        self.tableSectorSize = tableSectorSize
     }
 
     deinit {

@@ -1,3 +1,4 @@
+internal import Bytes
 internal import Logging
 internal import Storage
 internal import Synchronization
@@ -43,7 +44,7 @@ final class FailureReporter: Sendable {
             return state.suppressed
         }
         guard let left else { return }
-        let more = left > 0 ? " (and \(left) failures before it that were not reported)" : ""
+        let more = left > 0 ? " (and \(left.counted("failure")) before it, not reported)" : ""
         log.error("\(line())\(more)")
     }
 }

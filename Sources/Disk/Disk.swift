@@ -2,6 +2,7 @@ package import Bytes
 package import Formats
 internal import Logging
 package import Storage
+internal import Synchronization
 
 /// One flat disk: what a guest of the image would see, or a part of it.
 ///
@@ -30,6 +31,8 @@ package final class Disk: Sendable {
     let writer: Writer?
     /// What keeps a transfer's space from being given out; nil where nobody writes the files.
     let leases: Leases?
+    /// The partition table as it was read last.
+    let knownTable = Mutex<KnownTable?>(nil)
 
     /// A view of `layers`, which are not empty, the topmost first; one that may be written where `isWritable` and the
     /// image is open for it.
@@ -53,6 +56,21 @@ package final class Disk: Sendable {
 
     /// The logical sector size of the disk in bytes: 512 or 4096.
     package var logicalSectorSize: UInt32 { layers.first?.shape.logicalSectorSize ?? 512 }
+
+    /// The number of the layer that is `depth` layers below the topmost one: 0 for the base, as the files of `-o layers`
+    /// are named; nil where the base could not be opened.
+    package func layerNumber(atDepth depth: Int) -> Int? { missingParent == nil ? layers.count - 1 - depth : nil }
+
+    /// The size of the largest file of the chain in bytes.
+    package var largestFile: UInt64 { open.table.map(\.size).max() ?? 0 }
+
+    /// How a disk with sectors that are not of 512 bytes gets onto a loop device; nil where nothing need be said.
+    package var sectorRemark: String? {
+        guard logicalSectorSize != 512 else { return nil }
+        return
+            "the sectors of the disk have \(logicalSectorSize) bytes: attach it with losetup -b \(logicalSectorSize); "
+            + "mount -o loop makes sectors of 512"
+    }
 
     /// A disk that shows `range` of this one; nil where the range is not within it.
     package func part(_ range: ByteRange, name: String) -> Disk? {

@@ -57,6 +57,9 @@ package struct DiskOptions: Sendable {
     package var log: Logger
     /// The limit on decoded (compressed) units that are kept, in bytes.
     package var decodeCacheBytes: Int
+    /// The size in bytes of the sectors in which the disk's partition table counts (`-o sector-size=`): 512 or 4096, or nil
+    /// to find it.
+    package var tableSectorSize: UInt64?
 
     /// An image that has been found by somebody who vouches for where it lies.
     package struct Found: Sendable {
@@ -80,7 +83,7 @@ package struct DiskOptions: Sendable {
         maxLayers: Int = Self.usualLayers, isWritable: Bool = false,
         writesDataFile: Bool = false, overlay: String? = nil, overlayFormat: String = "qcow2", lock: Bool = true,
         sharing: Sharing = .refused, acceptsMissingParent: Bool = false,
-        log: Logger = Logger(label: "platter"), decodeCacheBytes: Int = 16 << 20
+        log: Logger = Logger(label: "platter"), decodeCacheBytes: Int = 16 << 20, tableSectorSize: UInt64? = nil
     ) {
         self.format = format
         self.backingFormat = backingFormat
@@ -98,6 +101,7 @@ package struct DiskOptions: Sendable {
         self.acceptsMissingParent = acceptsMissingParent
         self.log = log
         self.decodeCacheBytes = decodeCacheBytes
+        self.tableSectorSize = tableSectorSize
     }
 
     /// Whether the topmost file is written: the overlay where there is one, otherwise the image.

@@ -38,7 +38,7 @@ extension Disk {
                 driver: layers[0].driver, top: Level(layers[...]), decoded: decoded, name: name, log: options.log) : nil
         let open = OpenFiles(
             table, decoded: decoded, reporter: FailureReporter(options.log), writer: writer,
-            isShared: options.sharing != .refused)
+            isShared: options.sharing != .refused, tableSectorSize: options.tableSectorSize)
         return Disk(name: name, layers: layers, window: ByteRange(0, to: layers[0].shape.virtualSize), open: open)
     }
 

@@ -1,64 +1,40 @@
-package import Bytes
+internal import Bytes
 package import Storage
+internal import Synchronization
 
-/// One partition of a disk.
-package struct Partition: Sendable {
-    /// The number that Linux gives it: GPT slots from 1, MBR primaries 1–4, logical ones from 5.
-    package var number: Int
-    /// The name for its file: "p1".
-    package var name: String
-    /// What it holds by its table: a GUID for GPT, "0x83" for MBR.
-    package var type: String
-    /// The name that the table gives it; empty for MBR.
-    package var label: String
-    /// Where it lies on the disk, in bytes.
-    package var range: ByteRange
-    /// The partition as a disk.
-    package var disk: Disk
-}
-
-/// A partition as a table has it.
-struct TableEntry: Equatable {
-    var number: Int
-    var type: String
-    var label = ""
-    var range: ByteRange
+/// A partition table that was read, and what was written until then.
+struct KnownTable {
+    var table: PartitionTable
+    /// The count of the writer's changes before the table was read.
+    var changes: UInt64
 }
 
 extension Disk {
-    /// The partitions of the disk by its GPT, the GPT's backup, or its MBR, in ascending order of their numbers; empty
-    /// where there is no table. What lies outside the disk is left out, overlaps are given as they are. Throws what
-    /// reading throws.
-    package func partitions() throws(ImageError) -> [Partition] {
-        var result: [Partition] = []
-        for entry in try tableEntries() {
-            let title = "\(name), partition \(entry.number)"
-            guard !entry.range.isEmpty, let disk = part(entry.range, name: title) else { continue }
-            result.append(
-                Partition(
-                    number: entry.number, name: "p\(entry.number)", type: entry.type, label: entry.label,
-                    range: entry.range, disk: disk))
-        }
-        return result
+    /// Returns the partitions by the disk's GPT, the GPT's backup, or its MBR, as the Linux kernel reads them. A table is
+    /// read once, and again after a write. Throws what reading throws where the table cannot be read.
+    package func partitionTable() throws(ImageError) -> PartitionTable {
+        let changes = writer?.changes.load(ordering: .acquiring) ?? 0
+        if let known = knownTable.withLock({ $0 }), known.changes == changes { return known.table }
+        let reader = PartitionTableReader(disk: self, unit: open.tableSectorSize, checksBackup: false)
+        let table = try reader.read()
+        knownTable.withLock { $0 = KnownTable(table: table, changes: changes) }
+        return table
     }
 
-    private func tableEntries() throws(ImageError) -> [TableEntry] {
-        guard size >= 512 else { return [] }
-        let first = try bytes(at: 0, count: 512)
-        guard first.span.bytes.little(UInt16.self, at: 510) == 0xAA55 else { return [] }
-        // The image says which sectors the disk has; a disk that was copied from another kind may disagree.
-        let sizes: [UInt64] = logicalSectorSize == 4096 ? [4096, 512] : [512, 4096]
-        if MBR.isProtective(first) {
-            for sector in sizes {
-                if let entries = try GPT(disk: self, sector: sector).entries() { return entries }
-            }
-            // What the protective table shows is the place of the GPT, no partition.
-            return []
+    /// Returns the partitions and everything that is odd about the table, the backup of a GPT included, for `info`. A
+    /// table that cannot be read is a table with a problem.
+    package func partitionReport() -> PartitionTable {
+        let reader = PartitionTableReader(disk: self, unit: open.tableSectorSize, checksBackup: true)
+        do throws(ImageError) { return try reader.read() } catch {
+            return PartitionTable(
+                sectorSize: open.tableSectorSize ?? UInt64(logicalSectorSize),
+                problem: "the table cannot be read: \(error)")
         }
-        for sector in sizes {
-            if let entries = try MBR(disk: self, sector: sector).entries(first) { return entries }
-        }
-        return []
+    }
+
+    /// Returns a partition as a disk; nil where it does not lie on this disk.
+    package func partition(_ entry: PartitionEntry) -> Disk? {
+        part(entry.range, name: "\(name), partition \(entry.number)")
     }
 
     /// `count` bytes of the disk from `offset` on. The caller has bounded `count`. Throws like `read`.

@@ -56,6 +56,8 @@ final class ImageFile: FileContent {
     /// attributes does not wait for a slow one.
     let opening = Mutex<Void>(())
     private let told = Generation()
+    /// What the log has been told about the disk.
+    let notices = ImageNotices()
 
     /// How long an image of a directory stays open without a reader.
     static let grace = Duration.seconds(3)
@@ -234,6 +236,7 @@ final class ImageFile: FileContent {
             state.peek = .success(disk.size)
             state.allocated = allocated
         }
+        tellOfSectors(disk)
         return (disk, take(disk, stamps))
     }
 

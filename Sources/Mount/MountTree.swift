@@ -53,6 +53,7 @@ final class MountTree: Sendable {
         let image = ImageFile(
             context: context, source: .named(path), facts: HostFacts(facts), peek: .success(disk.size), disk: disk)
         context.opened(image)
+        image.tellOnMounting(disk)
         return image
     }
 

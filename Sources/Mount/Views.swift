@@ -47,14 +47,18 @@ enum ViewKind: String, Sendable, CaseIterable {
         var open: () throws(ImageError) -> Disk
     }
 
-    /// The views of an open disk, in order. Throws `.io` and `.corrupt`.
-    func views(of disk: Disk) throws(ImageError) -> [View] {
+    /// The views of the open disk of an image, in order. Throws `.io` and `.corrupt`.
+    func views(of disk: Disk, in image: ImageFile) throws(ImageError) -> [View] {
         var result: [View] = []
         switch self {
         case .partitions:
-            for part in try disk.partitions() {
-                let name = Name("p\(part.number).raw".utf8)
-                result.append(View(name: name, start: part.range.lower, open: { part.disk }))
+            let table = try disk.partitionTable()
+            image.tell(of: table, on: disk)
+            result = table.entries.map { part in
+                View(name: Name("p\(part.number).raw".utf8), start: part.range.lower) { () throws(ImageError) in
+                    if let disk = disk.partition(part) { return disk }
+                    throw ImageError(.missing, "the partition does not lie on the disk", file: disk.name)
+                }
             }
         case .snapshots:
             for (index, snapshot) in disk.snapshots().enumerated() {
@@ -94,13 +98,13 @@ final class ViewDirectory: DirectoryContent {
     func entries() throws(ImageError) -> [Entry] {
         let disk = try image.acquire().disk
         defer { image.release() }
-        return try kind.views(of: disk).map { entry($0.name) }
+        return try kind.views(of: disk, in: image).map { entry($0.name) }
     }
 
     func entry(named name: Name) throws(ImageError) -> Entry? {
         let disk = try image.acquire().disk
         defer { image.release() }
-        return try kind.views(of: disk).first { $0.name == name }.map { entry($0.name) }
+        return try kind.views(of: disk, in: image).first { $0.name == name }.map { entry($0.name) }
     }
 
     private func entry(_ name: Name) -> Entry {
@@ -168,7 +172,7 @@ final class ViewFile: FileContent {
     }
 
     private func find(in whole: Disk) throws(ImageError) -> ViewKind.View {
-        guard let view = try kind.views(of: whole).first(where: { (view) in view.name == name }) else {
+        guard let view = try kind.views(of: whole, in: image).first(where: { (view) in view.name == name }) else {
             throw ImageError(.missing, "the image no longer has this view", file: whole.name)
         }
         return view

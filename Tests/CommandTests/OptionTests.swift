@@ -37,6 +37,19 @@ import Testing
             try mount("--allow-parents", "/a", "-o", "allow-parents=/b").settings.image.allowedParents == ["/a", "/b"])
     }
 
+    @Test func theUnitOfAPartitionTableIs512Or4096() throws {
+        #expect(try mount("a", "b").settings.image.tableSectorSize == nil)
+        #expect(try mount("-o", "sector-size=512").settings.image.tableSectorSize == 512)
+        #expect(try mount("-o", "sector-size=4096").settings.image.tableSectorSize == 4096)
+        for value in ["0", "520", "1024", "4k", "", "-512", "0512"] {
+            let error = try #require(failure("-o", "sector-size=\(value)"))
+            #expect(error.message.contains("sector-size") && error.message.contains("512 or 4096"), "\(error)")
+        }
+        #expect(throws: Failure.self) {
+            try OptionTable.map.parse(["-o", "sector-size=512"], into: InspectSettings())
+        }
+    }
+
     @Test func optionsOfMountSystemdAndLibfuseAreAccepted() throws {
         let list =
             "defaults,ro,noexec,noatime,relatime,sync,allow_other,default_permissions,auto_unmount,fsname=x,subtype=y,"

@@ -64,7 +64,13 @@ import Testing
         #expect(map[0]["file"]?.string == playground.image)
         #expect(map[1]["zero"]?.bool == true && map[1]["start"]?.uint64 == 1 << 20)
         let text = try Product.run("map", playground.image).text
-        #expect(text.contains("0  1048576  data  0  0  \(playground.image)"))
+        #expect(
+            text == """
+                  start   length  place    layer   offset  file
+                      0  1048576  data         0        0  \(playground.image)
+                1048576  3145728  zero         0        -  -
+
+                """)
         #expect(try Product.run("info", playground.image).text.contains("4194304 bytes (4 MiB)"))
     }
 

@@ -8,7 +8,7 @@ extension Command {
         let synopsis = "info [--json] [--chain] [-o OPTION[,OPTION...]] IMAGE"
         let help = { @Sendable in
             helpText(
-                synopsis, "Says what an image is: format, sizes, parent, snapshots and the format's own facts.",
+                synopsis, "Says what an image is: format, sizes, parent, snapshots, partitions and facts.",
                 options: OptionTable.info.helpText)
         }
         return Command(
@@ -30,6 +30,8 @@ struct InfoReport {
     /// One image of the chain.
     private struct Image {
         var path: String
+        /// 0 for the base; nil where that could not be opened.
+        var layer: Int?
         var shape: DiskShape
         var parent: ParentReference?
         var parentPath: String?
@@ -37,6 +39,9 @@ struct InfoReport {
         var allocated: UInt64
         var files: [String]
         var snapshots: [SnapshotInfo]
+        var remarks: [String]
+        /// The partition table of the whole disk, with the topmost image.
+        var table: PartitionTable?
     }
 
     private let images: [Image]
@@ -56,9 +61,11 @@ struct InfoReport {
             }
             images.append(
                 Image(
-                    path: layer.path, shape: layer.shape, parent: layer.parent, parentPath: below,
-                    missingParent: layer.missingParent, allocated: allocated, files: layer.files,
-                    snapshots: snapshots))
+                    path: layer.path, layer: disk.layerNumber(atDepth: index), shape: layer.shape, parent: layer.parent,
+                    parentPath: below, missingParent: layer.missingParent, allocated: allocated, files: layer.files,
+                    snapshots: snapshots,
+                    remarks: layer.shape.remarks + (index == 0 ? [disk.sectorRemark].compactMap { $0 } : []),
+                    table: index == 0 ? disk.partitionReport() : nil))
         }
         self.images = images
         showsChain = chain
@@ -74,6 +81,7 @@ struct InfoReport {
         let shape = image.shape
         var members: [(String, JSONText)] = [
             ("image", .string(image.path)),
+            ("layer", image.layer.map { .number(UInt64($0)) } ?? .null),
             ("format", .string(shape.formatName)),
             ("kind", .string(shape.subformat)),
             ("virtualSize", .number(shape.virtualSize)),
@@ -96,7 +104,8 @@ struct InfoReport {
                     })
             ))
         members.append(("facts", .object(shape.facts.map { ($0.key, $0.value.json) })))
-        members.append(("remarks", .array(shape.remarks.map { .string($0) })))
+        members.append(("remarks", .array(image.remarks.map { .string($0) })))
+        if let table = image.table { members.append(("partitionTable", table.json)) }
         return .object(members)
     }
 
@@ -122,6 +131,7 @@ struct InfoReport {
             ("allocation unit", Printable.size(shape.allocationUnit)),
             ("sector size", "\(shape.logicalSectorSize) logical, \(shape.physicalSectorSize) physical"),
         ]
+        if showsChain { rows.insert(("layer", image.layer.map(String.init) ?? "unknown, without the base"), at: 1) }
         rows.append(("allocated", Printable.size(image.allocated)))
         for file in image.files where file != image.path { rows.append(("data file", file)) }
         if let parent = image.parent {
@@ -135,7 +145,10 @@ struct InfoReport {
             rows.append(("snapshot \(snapshot.id)", "\(snapshot.name) (\(Printable.size(snapshot.virtualSize)))"))
         }
         for fact in shape.facts { rows.append((fact.title, fact.value.text)) }
-        for remark in shape.remarks { rows.append(("note", remark)) }
-        return Table.text(rows.map { [Printable.line($0.0) + ":", Printable.line($0.1)] })
+        for remark in image.remarks { rows.append(("note", remark)) }
+        rows += image.table?.rows ?? []
+        let text = Table.text(rows.map { [Printable.line($0.0) + ":", Printable.line($0.1)] })
+        guard let list = image.table?.list, !list.isEmpty else { return text }
+        return text + "\n" + list
     }
 }

@@ -22,7 +22,7 @@ extension OptionTable where Settings == InspectSettings {
         options: common + [
             .toggle(["--chain"], help: "say the same about every image below") { $0.showsChain = true },
             .shareOption,
-        ] + Option.imageOptions)
+        ] + Option.partitionOptions + Option.imageOptions)
 
     /// The options of `platter map`.
     static let map = OptionTable(command: "map", options: common + [.shareOption] + Option.imageOptions)
@@ -38,7 +38,8 @@ extension ImageSettings {
             format: format, backingFormat: backingFormat,
             formatOptions: FormatOptions(vhdSize: vhdSize, vhdBitmap: vhdBitmap, cacheBytes: Int(cacheBytes)),
             allowedParents: directories, parents: parents.map(HostPath.absolute), forcesParent: forcesParent,
-            maxLayers: maxLayers, sharing: forcesShare ? .forced : .refused, log: log)
+            maxLayers: maxLayers, sharing: forcesShare ? .forced : .refused, log: log,
+            tableSectorSize: tableSectorSize)
     }
 }
 

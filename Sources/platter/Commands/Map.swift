@@ -37,10 +37,19 @@ struct MapReport {
     let disk: Disk
     let path: String
     let isJSON: Bool
+    private let columns: MapColumns
+
+    /// A report on `disk`, the image at `path`.
+    init(disk: Disk, path: String, isJSON: Bool) {
+        self.disk = disk
+        self.path = path
+        self.isJSON = isJSON
+        columns = MapColumns(disk)
+    }
 
     /// Writes all runs to standard output. Throws when the image is damaged or standard output cannot take it.
     func write() throws(Failure) {
-        try Output.print(isJSON ? "[" : "start  length  place  layer  offset  file\n")
+        try Output.print(isJSON ? "[" : columns.line("start", "length", "place", "layer", "offset", "file"))
         var isFirst = true
         var pending: MappedRun?
         var position: UInt64 = 0
@@ -86,7 +95,8 @@ struct MapReport {
     }
 
     private func line(_ run: MappedRun, isFirst: Bool) -> String {
-        if isJSON { return (isFirst ? "" : ",\n ") + Self.json(run).line }
+        let layer = disk.layerNumber(atDepth: run.layer)
+        if isJSON { return (isFirst ? "" : ",\n ") + Self.json(run, layer: layer).line }
         let (place, offset, file) =
             switch run.place {
             case .data(let file, let offset): ("data", String(offset), file)
@@ -95,15 +105,19 @@ struct MapReport {
             case .hole: ("hole", "-", "-")
             case .missing: ("missing", "-", "-")
             }
-        return "\(run.range.lower)  \(run.range.length)  \(place)  \(run.layer)  \(offset)  \(Printable.line(file))\n"
+        return columns.line(
+            String(run.range.lower), String(run.range.length), place, layer.map(String.init) ?? "?", offset,
+            Printable.line(file))
     }
 
-    /// A run with the members of `qemu-img map --output=json`, and the file's name and the place by its own word.
-    static func json(_ run: MappedRun) -> JSONText {
+    /// A run with the members of `qemu-img map --output=json`, the file's name, the place by its own word, and the layer by
+    /// the number that it has everywhere else, or null where the base is missing.
+    static func json(_ run: MappedRun, layer: Int?) -> JSONText {
         var members: [(String, JSONText)] = [
             ("start", .number(run.range.lower)),
             ("length", .number(run.range.length)),
             ("depth", .number(UInt64(max(0, run.layer)))),
+            ("layer", layer.map { .number(UInt64($0)) } ?? .null),
         ]
         func add(present: Bool, zero: Bool, data: Bool, place: String, compressed: Bool = false) {
             members += [
@@ -125,5 +139,37 @@ struct MapReport {
         case .missing: add(present: false, zero: false, data: false, place: "missing")
         }
         return .object(members)
+    }
+}
+
+/// The columns of a map. Runs are written as they are found, so the widths come from what the numbers can be at most.
+private struct MapColumns {
+    private let number: Int
+    private let offset: Int
+
+    init(_ disk: Disk) {
+        number = max("length".count, String(disk.size).count)
+        // The longest stored unit is that of a cluster of 2 MiB.
+        let stored = disk.layers.contains { $0.hasStoredUnits } ? "+2097152".count : 0
+        offset = max("offset".count, String(disk.largestFile).count + stored)
+    }
+
+    /// A line of the map: numbers to the right, words to the left.
+    func line(
+        _ start: String, _ length: String, _ place: String, _ layer: String, _ offset: String, _ file: String
+    ) -> String {
+        let cells = [
+            Self.right(start, number), Self.right(length, number), Self.left(place, "encoded".count),
+            Self.right(layer, "layer".count), Self.right(offset, self.offset), file,
+        ]
+        return cells.joined(separator: "  ") + "\n"
+    }
+
+    private static func right(_ text: String, _ width: Int) -> String {
+        String(repeating: " ", count: max(0, width - text.utf8.count)) + text
+    }
+
+    private static func left(_ text: String, _ width: Int) -> String {
+        text + String(repeating: " ", count: max(0, width - text.utf8.count))
     }
 }

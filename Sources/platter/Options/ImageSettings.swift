@@ -20,6 +20,8 @@ struct ImageSettings: Sendable {
     var forcesParent = false
     /// How many images may lie on top of each other.
     var maxLayers = DiskOptions.usualLayers
+    /// The unit of the disk's partition table in bytes, 512 or 4096; nil to find it.
+    var tableSectorSize: UInt64?
     /// Directories below which files that an image names may be opened, besides the image's own.
     var allowedParents: [String] = []
     /// Nothing is locked, so that an image can be looked at while a VM is using it.
@@ -88,6 +90,20 @@ extension Option where Settings: HasImageSettings {
             ["-U", "--force-share"], keys: ["force-share"],
             help: "take no locks: look at an image that a VM is using"
         ) { $0.image.forcesShare = true }
+    }
+
+    /// The option of the commands that read partition tables.
+    static var partitionOptions: [Option] {
+        [
+            Option(
+                keys: ["sector-size"], value: "N", help: "the unit of the partition table in bytes: 512 or 4096"
+            ) { settings, value, name throws(Failure) in
+                guard value == "512" || value == "4096" else {
+                    throw .usage("'\(name)' is 512 or 4096, not '\(value)'")
+                }
+                settings.image.tableSectorSize = UInt64(value)
+            }
+        ]
     }
 
     private static var formatNames: String { Registry.formats.map { $0.name }.joined(separator: ", ") }

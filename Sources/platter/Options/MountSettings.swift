@@ -73,7 +73,8 @@ extension OptionTable where Settings == MountSettings {
     /// The options of `platter mount`, of fstab and of mount helpers.
     static let mount = OptionTable(
         command: "mount",
-        options: writing + process + exposure + Option.imageOptions + attributes + kernel + tolerated,
+        options: writing + process + exposure + Option.partitionOptions + Option.imageOptions + attributes + kernel
+            + tolerated,
         toleratedPrefixes: ["x-", "X-"],
         isSloppy: { $0.isSloppy })
 
