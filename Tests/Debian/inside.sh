@@ -10,6 +10,19 @@ say "what the toolchain needs"
 apt-get -qq update
 apt-get -qq install -y --no-install-recommends make git g++ binutils libcurl4-openssl-dev libxml2-dev libsqlite3-dev \
   libncurses-dev tzdata >/dev/null 2>&1 || fail "the toolchain's packages cannot be installed"
+directory=$(dirname "$(command -v swift)")
+export LD_LIBRARY_PATH=/lent/used
+mkdir -p "$LD_LIBRARY_PATH"
+while :; do
+  missing=$(for program in swift-build swift-frontend clang; do ldd "$directory/$program"; done |
+    awk '/not found/ { print $1 }' | sort -u)
+  [ -n "$missing" ] || break
+  for library in $missing; do
+    [ -e "/lent/$library" ] || fail "the toolchain needs $library"
+    mv "/lent/$library" "$LD_LIBRARY_PATH/"
+    echo "lent by the host: $library"
+  done
+done
 swift --version 2>&1 | head -n 1
 
 say "make deps"

@@ -103,6 +103,11 @@ mount --rbind /dev "$root/dev"
 # --- The tree, the toolchain, and what git knows about where packages come from -------------------------------------
 
 show "$toolchain"
+# Libraries of the host that the toolchain was made for: inside.sh takes those that the suite has no longer.
+mkdir "$root/lent"
+for program in swift-build swift-frontend clang; do ldd "$toolchain/usr/bin/$program" 2>/dev/null || :; done |
+  awk -v own="$toolchain/" '$3 ~ "^/" && index($3, own) != 1 { print $3 }' | sort -u |
+  while read -r library; do cp -L "$library" "$root/lent/"; done
 home=${HOME:-/root}
 mkdir -p "$root$home"
 for scope in --system --global; do
