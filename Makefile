@@ -63,6 +63,7 @@ define install
 [ -z "$$missing" ] && exit 0; \
 command -v apt-get >/dev/null || { echo "please install, by the names of Debian:$$missing" >&2; exit 1; }; \
 root=; [ "$$(id -u)" = 0 ] || root=sudo; \
+[ -z "$$root" ] || command -v sudo >/dev/null || { echo "please run as root: apt-get install$$missing" >&2; exit 1; }; \
 echo "installing$$missing"; \
 $$root apt-get update && DEBIAN_FRONTEND=noninteractive $$root apt-get install -y --no-install-recommends $$missing
 endef

@@ -82,6 +82,7 @@ static void become_helper(int socket) {
     (void)fcntl(COMMAND_SOCKET, F_SETFD, FD_CLOEXEC);
     (void)syscall(SYS_close_range, COMMAND_SOCKET + 1, ~0u, 0u);
     int null = open("/dev/null", O_RDWR);
+    if (null < 0) null = open("/", O_RDONLY | O_DIRECTORY);
     for (int descriptor = 0; null >= 0 && descriptor < 3; descriptor++) (void)dup2(null, descriptor);
     if (null > COMMAND_SOCKET) close(null);
     (void)prctl(PR_SET_NAME, "platter-umount");

@@ -29,11 +29,18 @@ enum StandardStreams {
     static func complete() {
         // Standard output for reading: who prints there learns that it was closed, as without this.
         for descriptor in STDIN_FILENO...STDERR_FILENO where fcntl(descriptor, F_GETFD) < 0 {
-            _ = open("/dev/null", descriptor == STDERR_FILENO ? O_WRONLY : O_RDONLY)
+            _ = nowhere(descriptor == STDERR_FILENO ? O_WRONLY : O_RDONLY)
         }
         signal(SIGPIPE, SIG_IGN)
         // A file at the limit of the process (ulimit -f) is an error to the writer and not the end of the server.
         signal(SIGXFSZ, SIG_IGN)
+    }
+
+    /// Opens /dev/null, or in a root directory without one the place of that directory, through which nothing is read or
+    /// written either: a server must not hold the pipe of whoever waits for its words. Landlock allows O_PATH everywhere.
+    private static func nowhere(_ flags: Int32) -> Int32 {
+        let null = open("/dev/null", flags)
+        return null >= 0 ? null : open("/", clinux_path_only | flags & O_CLOEXEC)
     }
 
     /// Ends the process as one ends that writes into a pipe which nobody reads: by SIGPIPE.
@@ -44,7 +51,7 @@ enum StandardStreams {
 
     /// Puts /dev/null in the place of all three, or of the first two, for a server that nobody watches.
     static func detach(keepingErrors: Bool) {
-        let null = open("/dev/null", O_RDWR | O_CLOEXEC)
+        let null = nowhere(O_RDWR | O_CLOEXEC)
         guard null >= 0 else { return }
         for descriptor in STDIN_FILENO...(keepingErrors ? STDOUT_FILENO : STDERR_FILENO) { dup2(null, descriptor) }
         close(null)

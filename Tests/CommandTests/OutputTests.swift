@@ -56,7 +56,7 @@ struct OutputTests {
     @Test(.enabled(if: Tool.has("bash"), "bash is missing"), arguments: ["info", "map", "check", "map --json"])
     func aPipeThatNobodyReadsIsQuiet(_ command: String) throws {
         let playground = try Playground()
-        let script = "\"$1\" \(command) \"$2\" | true; echo ${PIPESTATUS[0]}"
+        let script = "{ sleep 0.3; exec \"$1\" \(command) \"$2\"; } | true; echo ${PIPESTATUS[0]}"
         let result = try run("bash", "-c", script, "bash", Product.path, playground.image)
         #expect(result.text == "141\n" && result.errors.isEmpty, "\(result)")
     }

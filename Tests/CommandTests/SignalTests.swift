@@ -9,8 +9,12 @@ struct SignalTests {
     static let moments = 0..<16
 
     private func start(_ playground: Playground) throws -> ChildProcess {
-        try ChildProcess(Product.path, ["-f", playground.image, playground.mountpoint])
+        try ChildProcess(
+            Product.path, ["-f", "--pid-file", pidFile(playground), playground.image, playground.mountpoint])
     }
+
+    /// It is there once the mount answers.
+    private func pidFile(_ playground: Playground) -> String { playground.directory.file("pid") }
 
     private func expectGoodEnd(_ result: CommandResult, _ playground: Playground) throws {
         #expect(result.succeeded, "\(result)")
@@ -35,6 +39,20 @@ struct SignalTests {
         }
     }
 
+    /// Ctrl-C while a mount behind the terminal is made: the server has a session of its own and does not get the signal.
+    @Test(arguments: moments)
+    func whoeverWaitsIsInterrupted(_ moment: Int) throws {
+        let playground = try Playground()
+        let log = playground.directory.file("log")
+        let caller = try ChildProcess(Product.path, ["--log", log, playground.image, playground.mountpoint])
+        usleep(UInt32(moment) * 2500)
+        caller.signal(SIGINT)
+        // The log appears before the mount does, and nobody answers when the server has ended.
+        guard !caller.wait(timeout: 20).succeeded else { return }
+        usleep(100_000)
+        #expect(try playground.eventually { try FUSE.mountinfo(playground.mountpoint) == nil })
+    }
+
     @Test(arguments: moments)
     func twiceAtOnce(_ moment: Int) throws {
         let playground = try Playground()
@@ -50,7 +68,7 @@ struct SignalTests {
     func whileSomebodyUnmounts(_ moment: Int) throws {
         let playground = try Playground()
         let server = try start(playground)
-        #expect(playground.eventually { HostFiles.exists(playground.disk) })
+        #expect(playground.eventually { HostFiles.exists(pidFile(playground)) })
         let script = "umount -l '\(playground.mountpoint)' 2>/dev/null || true"
         let unmounting = try ChildProcess("sh", ["-c", script])
         usleep(UInt32(moment) * 400)
@@ -63,7 +81,7 @@ struct SignalTests {
     @Test func afterSomebodyHasUnmountedLazily() throws {
         let playground = try Playground()
         let server = try start(playground)
-        #expect(playground.eventually { HostFiles.exists(playground.disk) })
+        #expect(playground.eventually { HostFiles.exists(pidFile(playground)) })
         let file = try HostFiles.open(playground.disk, writing: false)
         defer { close(file) }
         try runSuccessfully("umount", "-l", playground.mountpoint)
@@ -78,7 +96,7 @@ struct SignalTests {
     @Test func belowAnotherMountItSaysSo() throws {
         let playground = try Playground()
         let server = try start(playground)
-        #expect(playground.eventually { HostFiles.exists(playground.disk) })
+        #expect(playground.eventually { HostFiles.exists(pidFile(playground)) })
         try runSuccessfully("mount", "-t", "tmpfs", "none", playground.mountpoint)
         server.signal(SIGTERM)
         usleep(200_000)

@@ -99,6 +99,20 @@ struct SituationTests {
         #expect(try HostFiles.text(playground.directory.file("failed")).split(separator: "\n").count == 1)
     }
 
+    /// A root directory whose /dev holds nothing else: the server leaves the pipe of its caller all the same.
+    @Test(.enabled(if: Namespace.isThere, "needs root and unshare"))
+    func withoutDevNull() throws {
+        let playground = try Playground()
+        let script = """
+            set -e; mkdir dev; mount -t tmpfs none dev; : > dev/fuse; mount --bind /dev/fuse dev/fuse
+            mount --rbind dev /dev; test ! -e /dev/null
+            said=$("$1" --log log disk.raw mnt); test "$said" = "$PWD/mnt/disk.raw"; cmp mnt/disk.raw disk.raw
+            "$1" info disk.raw <&- >info; "$1" umount --wait mnt
+            """
+        let result = try isolated(script, playground)
+        #expect(result.succeeded, "\(result)")
+    }
+
     /// No mtab, no passwd, no fuse.conf.
     @Test(.enabled(if: Namespace.isThere, "needs root and unshare"))
     func withoutEtc() throws {

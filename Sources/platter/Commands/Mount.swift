@@ -83,7 +83,8 @@ extension Command {
                 _ = chdir("/")
                 if settings.log == .automatic { server.sink.redirect(to: .syslog) }
                 StandardStreams.detach(keepingErrors: settings.log == .standardError)
-                ReadinessPipe.send(.success, isQuiet ? "" : list(files), to: pipe)
+                // Who was interrupted while the server started does not expect a mount to appear behind them.
+                if !ReadinessPipe.send(.success, isQuiet ? "" : list(files), to: pipe) { kill(getpid(), SIGTERM) }
             }
             return .success
         } catch {

@@ -47,10 +47,11 @@ struct ReadinessPipe: ~Copyable {
         return (status, String(decoding: bytes.dropFirst(), as: UTF8.self))
     }
 
-    /// Writes the message on the end that the server kept, and closes it.
-    static func send(_ status: ExitStatus, _ text: String, to descriptor: Int32) {
+    /// Writes the message on the end that the server kept, and closes it. Whether somebody still waits for it.
+    @discardableResult
+    static func send(_ status: ExitStatus, _ text: String, to descriptor: Int32) -> Bool {
+        defer { close(descriptor) }
         let line = String(UnicodeScalar(UInt8(truncatingIfNeeded: status.rawValue))) + text
-        _ = Output.write(line, to: descriptor)
-        close(descriptor)
+        return Output.write(line, to: descriptor)
     }
 }
