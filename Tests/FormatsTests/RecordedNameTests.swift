@@ -31,7 +31,6 @@ import Testing
     @Test(
         arguments: [
             (#"C:\VM\base.qcow2"#, "C:/VM/base.qcow2"), ("D:/VM/base.qcow2", "D:/VM/base.qcow2"),
-            (#"\\nas\vm\base.qcow2"#, "//nas/vm/base.qcow2"), (#"\\?\C:\base.qcow2"#, "//?/C:/base.qcow2"),
             ("z:base.qcow2", "z:base.qcow2"),
         ])
     func aDriveIsNoProtocol(_ name: String, _ text: String) throws {
@@ -39,6 +38,18 @@ import Testing
     }
 
     @Test func aNameWithBackslashesIsTakenLiterallyFirst() throws {
+        #expect(
+            try reference(#"\\nas\vm\base.qcow2"#).paths == [
+                Path(base: .image, text: #"\\nas\vm\base.qcow2"#), Path(base: .windows, text: "//nas/vm/base.qcow2"),
+            ])
+        #expect(
+            try reference("//nas/vm/base.qcow2").paths == [
+                Path(base: .host, text: "//nas/vm/base.qcow2"), Path(base: .windows, text: "//nas/vm/base.qcow2"),
+            ])
+        #expect(
+            try reference(#"\\?\C:\base.qcow2"#).paths == [
+                Path(base: .image, text: #"./\\?\C:\base.qcow2"#), Path(base: .windows, text: "//?/C:/base.qcow2"),
+            ])
         #expect(
             try reference(#"..\vm\base.qcow2"#).paths == [
                 Path(base: .image, text: #"..\vm\base.qcow2"#), Path(base: .image, text: "../vm/base.qcow2"),

@@ -41,7 +41,11 @@ enum RecordedName {
 
     /// The files that a name could mean, in the order to be tried.
     private static func paths(_ name: String) -> [ParentReference.Path] {
-        // A single letter is no protocol, but a drive: QEMU on Windows wrote the name.
+        // QEMU on Windows wrote the name. A file here may be called so too, unless it begins with a drive, which QEMU would
+        // take for a protocol.
+        if name.hasPrefix("\\\\") || name.hasPrefix("//") {
+            return [local(name), ParentReference.Path(base: .windows, text: WindowsPath.path(name).text)]
+        }
         if WindowsPath.hasDriveOrShare(name) { return [WindowsPath.path(name)] }
         // QEMU's prefixes of plain files and devices, for names that hold a colon.
         for prefix in ["file:", "host_device:"] where name.hasPrefix(prefix) {
