@@ -71,7 +71,11 @@ extension ChainOpener {
     private mutating func addOverride(
         _ override: String, _ reference: ParentReference, of child: Layer
     ) throws(ImageError) {
-        let file = try FileStorage(path: override)
+        let file: FileStorage
+        do throws(ImageError) { file = try FileStorage(path: override) } catch {
+            guard error.kind == .missing else { throw error }
+            throw ImageError(.missing, "the parent that is named with -o parent= does not exist", file: override)
+        }
         for directory in OpenGate.directories(of: override) { try gate.admit(directory) }
         guard !isKnown(file) else {
             throw ImageError(.corrupt, "is an image of the chain already, and cannot be below itself", file: override)

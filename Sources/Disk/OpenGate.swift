@@ -98,11 +98,14 @@ struct OpenGate: Sendable {
     /// Where a file could be whose recorded path is of no use but for its end: the longest end first, below the
     /// directories of the image at `path` and below every one that is allowed.
     func tails(of text: String, namedBy path: String) -> [String] {
-        let places = directories(namedBy: path) + roots.map(\.directory.path)
+        let places = directories(for: path)
         var seen: Set<[UInt8]> = []
         return PathText.tails(text).flatMap { tail in places.map { PathText.join($0, tail) } }
             .filter { seen.insert(Array($0.utf8)).inserted }
     }
+
+    /// The directories in which a file could be that the image at `path` names.
+    func directories(for path: String) -> [String] { directories(namedBy: path) + roots.map(\.directory.path) }
 
     /// The directories that allow `path`, absolute and normalised, and the way to it from there.
     func places(of path: String) -> [Place] {

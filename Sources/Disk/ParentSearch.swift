@@ -23,6 +23,8 @@ struct ParentSearch {
     private let child: String
     private let gate: OpenGate
     private var tried: [String] = []
+    /// Those of the places that are the recorded ones.
+    private var exact: [String] = []
     private var seen: Set<[UInt8]> = []
     private var worst: (rank: Int, error: ImageError)?
     /// A file that is not the parent by its identity, and why not: the first in the order of the search.
@@ -68,6 +70,7 @@ struct ParentSearch {
         let fresh = candidates.filter { seen.insert(Array($0.path.utf8)).inserted }.prefix(
             Self.mostCandidates - tried.count)
         tried += fresh.map(\.path)
+        exact += fresh.filter(\.isRecorded).map(\.path)
         return Array(fresh)
     }
 
@@ -114,7 +117,7 @@ struct ParentSearch {
 
     private func missing(_ names: inout Int) -> ImageError {
         var detail = "recorded as \(Self.list(reference.recorded))"
-        detail += tried.isEmpty ? ", which is no file name" : "; looked for \(Self.list(tried))"
+        detail += tried.isEmpty ? ", which is no file name" : "; looked for \(places)"
         detail += near(&names)
         return ImageError(
             .missing,
@@ -122,6 +125,14 @@ struct ParentSearch {
             the parent of the image is missing; name it with -o parent=FILE, or the directory that it lies in with \
             --allow-parents DIR
             """, detail: detail, file: child)
+    }
+
+    /// Where was looked, without every end of every path.
+    private var places: String {
+        let names = reference.paths.compactMap { PathText.lastComponent($0.text) }
+        guard tried.count > exact.count, !names.isEmpty else { return Self.list(exact) }
+        let ends = "the ends of that, down to \(Self.list(names)), in \(Self.list(gate.directories(for: child)))"
+        return exact.isEmpty ? ends : "\(Self.list(exact)), and for \(ends)"
     }
 
     /// Which files of the parent's name lie elsewhere, for the end of a message.

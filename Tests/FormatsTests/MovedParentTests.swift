@@ -218,6 +218,16 @@ import Testing
 
     // MARK: - Messages
 
+    @Test func theMessageKeepsToTheEssentials() throws {
+        let error = try failure(child("home/c.vhd", "D:\\a\\b\\c\\d\\e\\p.vhd"), allow: [])
+        let told = "recorded as D:\\a\\b\\c\\d\\e\\p.vhd; looked for the ends of that, down to p.vhd, in "
+        #expect(error.detail == told + directory.file("home"), "\(error)")
+        let other = try failure(child("home/d.vhd", "..\\home\\x\\p.vhd"))
+        #expect(
+            other.detail == "recorded as ..\\home\\x\\p.vhd; looked for \(directory.file("home/x/p.vhd")), and for "
+                + "the ends of that, down to p.vhd, in \(directory.file("home"))", "\(other)")
+    }
+
     @Test func bothIdentitiesAreTold() throws {
         try base("p.vhd", id: [UInt8](repeating: 1, count: 16))
         let error = try failure(child("c.vhd", ".\\p.vhd"))
