@@ -84,7 +84,8 @@ extension Command {
         let names = MountNames(target)
         if !mounts.contains(where: { names.match(mountpoint: $0.mountpoint) || names.match(source: $0.source) }) {
             let detached = try ListedMount.all().first { mount in
-                mount.state == .detached && (names.match(mountpoint: mount.mountpoint) || names.match(source: mount.image))
+                mount.state == .detached
+                    && (names.match(mountpoint: mount.mountpoint) || names.match(source: mount.image))
             }
             if let advice = detached?.advice { throw Failure(.mount, advice) }
         }

@@ -53,7 +53,8 @@ struct ListedMount: Sendable {
         else { return nil }
         return ListedMount(
             image: place.source, mountpoint: place.mountpoint, pid: note.pid, mode: place.mode, overlay: place.overlay,
-            state: .detached, isOurs: geteuid() == 0 || note.owner == geteuid(), users: MountUsers.of(note.device, server: note.pid))
+            state: .detached, isOurs: geteuid() == 0 || note.owner == geteuid(),
+            users: MountUsers.of(note.device, server: note.pid))
     }
 
     /// For programs.
