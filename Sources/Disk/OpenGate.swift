@@ -131,8 +131,18 @@ struct OpenGate: Sendable {
     }
 
     /// Opens the file at `path`, absolute and normalised, below the first directory that allows it; for writing too where
-    /// `isWritable`.
+    /// `isWritable`. A link that leads out of one of the directories may lead into another one: the file is then opened by
+    /// where it really is.
     func open(_ path: String, isWritable: Bool = false) throws(Refusal) -> FileStorage {
+        do throws(Refusal) { return try openBeneath(path, isWritable: isWritable) } catch {
+            guard error.reason == .outside, let real = HostPath.real(path), real != path,
+                let file = try? openBeneath(real, isWritable: isWritable)
+            else { throw error }
+            return file
+        }
+    }
+
+    private func openBeneath(_ path: String, isWritable: Bool) throws(Refusal) -> FileStorage {
         var refusal = Refusal(
             reason: .outside,
             error: ImageError(

@@ -80,6 +80,21 @@ import Testing
         #expect(try FileLock.lockForWriting(again))
     }
 
+    @Test(.enabled(if: FUSE.isThere, "\(FUSE.skipReason)"))
+    func anImageOfADirectoryIsReadOnlyWhenTold() throws {
+        let other = try TemporaryDirectory("in-use-point")
+        let point = other.file("point")
+        mkdir(point, 0o755)
+        for (options, isRead) in [([], false), (["-o", "force-share"], true)] {
+            let mounted = try ChildProcess(Product.path, ["mount"] + options + [directory.path, point]).wait()
+            #expect(mounted.status == 0, "\(mounted)")
+            let descriptor = open(point + "/vm.qcow2.raw", O_RDONLY)
+            #expect((descriptor >= 0) == isRead, "\(options)")
+            if descriptor >= 0 { close(descriptor) }
+            #expect(try Product.run("umount", "--wait", point).succeeded)
+        }
+    }
+
     /// A VM allocates past what was the end of the file when it was opened.
     @Test(.enabled(if: FUSE.isThere && Tool.has("qemu-io"), "needs /dev/fuse and qemu-io"))
     func aFileThatGrowsIsReadOn() throws {
