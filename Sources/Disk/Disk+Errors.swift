@@ -53,6 +53,8 @@ extension Disk {
     /// Reports a failure `position` bytes into this view, and gives it back to be thrown.
     func report(_ error: ImageError, of action: StaticString = "read", at position: UInt64) -> ImageError {
         let named = error.named(layers.first?.path ?? name)
+        // Whoever looks at an image without its parent knows that it is missing.
+        if error.kind == .missing, missingParent != nil { return named }
         open.reporter.report(named, of: action, on: name, at: position)
         return named
     }
