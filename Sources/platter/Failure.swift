@@ -38,8 +38,18 @@ struct Failure: Error, Sendable, Equatable {
 
     /// Arguments that make no sense; says where the right ones are listed.
     static func usage(_ message: String, command: String? = nil) -> Failure {
-        let help = command.map { "platter \($0) --help" } ?? "platter --help"
-        return Failure(.usage, "\(message); see \(help)")
+        Failure(.usage, message + advice(on: command))
+    }
+
+    private static func advice(on command: String?) -> String {
+        "; see " + (command.map { "platter \($0) --help" } ?? "platter --help")
+    }
+
+    /// The same failure with the help of `command` in the place of the general one.
+    func within(_ command: String) -> Failure {
+        let general = Self.advice(on: nil)
+        guard status == .usage, message.hasSuffix(general) else { return self }
+        return Failure(status, String(message.dropLast(general.count)) + Self.advice(on: command))
     }
 
     /// An image that cannot be opened or read, at `path` unless the error knows a better name.

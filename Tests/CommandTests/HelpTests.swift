@@ -108,6 +108,16 @@ import Testing
         #expect(result.errors.split(separator: "\n").count == 1, "\(result)")
     }
 
+    @Test func aWrongValueNamesTheHelpOfItsCommand() throws {
+        for (arguments, command) in [
+            (["-o", "threads=0", "a", "b"], "mount"), (["check", "-o", "cache-size=x", "a"], "check"),
+            (["umount", "--timeout", "soon", "a"], "umount"),
+        ] {
+            let result = try run(arguments)
+            #expect(result.status == 1 && result.errors.hasSuffix("; see platter \(command) --help\n"), "\(result)")
+        }
+    }
+
     @Test(arguments: [
         ("", "", 0), ("list", "list", 0), ("lst", "list", 1), ("lsit", "list", 1), ("list", "", 4),
         ("chek", "check", 1),

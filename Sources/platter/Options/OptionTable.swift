@@ -63,6 +63,10 @@ struct OptionTable<Settings: Sendable>: Sendable {
 
     /// Reads a command line; options may stand anywhere before `--`. Throws usage failures that name the option.
     func parse(_ arguments: [String], into initial: Settings) throws(Failure) -> Outcome {
+        do throws(Failure) { return try read(arguments, into: initial) } catch { throw error.within(command) }
+    }
+
+    private func read(_ arguments: [String], into initial: Settings) throws(Failure) -> Outcome {
         var settings = initial
         var operands: [String] = []
         var rest = arguments[...]
