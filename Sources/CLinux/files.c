@@ -55,12 +55,24 @@ int clinux_known_facts_of(int descriptor, struct clinux_file_facts *facts) {
     return facts_of(descriptor, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, facts);
 }
 
-int clinux_open_beneath(int directory, const char *path, int flags) {
+// Whoever only reads leaves the access time alone. The host permits that to a file's owner and to root; for everybody else
+// it says EPERM, and they try again without.
+static int quiet(int flags) {
+    return (flags & (O_ACCMODE | O_PATH | O_CREAT)) == O_RDONLY ? flags | O_NOATIME : flags;
+}
+
+static int open_beneath(int directory, const char *path, int flags) {
     struct open_how how = {
         .flags = (uint64_t)(flags | O_CLOEXEC),
         .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
     };
     return (int)syscall(SYS_openat2, directory, path, &how, sizeof how);
+}
+
+int clinux_open_beneath(int directory, const char *path, int flags) {
+    int descriptor = open_beneath(directory, path, quiet(flags));
+    if (descriptor >= 0 || errno != EPERM || quiet(flags) == flags) return descriptor;
+    return open_beneath(directory, path, flags);
 }
 
 int clinux_open_device_beneath(int directory, const char *path, int flags) {
@@ -72,7 +84,7 @@ int clinux_open_device_beneath(int directory, const char *path, int flags) {
         if (S_ISREG(facts.st_mode) || S_ISBLK(facts.st_mode)) {
             char again[32];
             snprintf(again, sizeof again, "/proc/self/fd/%d", found);
-            result = open(again, flags | O_CLOEXEC);
+            result = clinux_open_at(AT_FDCWD, again, flags);
         } else {
             errno = ENODEV;
         }
@@ -85,13 +97,18 @@ int clinux_open_device_beneath(int directory, const char *path, int flags) {
 
 int clinux_open_folder_beneath(int directory, const char *path, int stays_on_filesystem) {
     struct open_how how = {
-        .flags = O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_CLOEXEC,
+        .flags = O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_CLOEXEC | O_NOATIME,
         .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | (stays_on_filesystem ? RESOLVE_NO_XDEV : 0u),
     };
+    int descriptor = (int)syscall(SYS_openat2, directory, path, &how, sizeof how);
+    if (descriptor >= 0 || errno != EPERM) return descriptor;
+    how.flags &= ~(uint64_t)O_NOATIME;
     return (int)syscall(SYS_openat2, directory, path, &how, sizeof how);
 }
 
 int clinux_open_at(int directory, const char *path, int flags) {
+    int descriptor = openat(directory, path, quiet(flags) | O_CLOEXEC);
+    if (descriptor >= 0 || errno != EPERM || quiet(flags) == flags) return descriptor;
     return openat(directory, path, flags | O_CLOEXEC);
 }
 

@@ -31,11 +31,9 @@ package enum FileLock {
     /// Who has the file open in a way that a reader must not meet, as the error of `lockForReading`; nil where nobody has,
     /// or the filesystem cannot tell. Takes no lock.
     package static func conflict(withReading storage: FileStorage) -> ImageError? {
-        let bytes = [200 + Permission.consistentRead.rawValue, 100 + Permission.write.rawValue]
-        let isBusy = (bytes + [100 + Permission.resize.rawValue]).contains {
-            clinux_test_byte(storage.descriptor, $0) == 1
-        }
-        return isBusy ? busy(storage, isReading: true) : nil
+        let bytes = [Permission.write, .resize].map { 100 + $0.rawValue } + [200 + Permission.consistentRead.rawValue]
+        let isBusy = bytes.contains { clinux_test_byte(storage.descriptor, $0) == 1 }
+        return isBusy ? busy(storage, bytes, isReading: true) : nil
     }
 
     private static func lock(
@@ -43,18 +41,18 @@ package enum FileLock {
     ) throws(ImageError) -> Bool {
         let isReading = !used.contains(.write)
         let bytes = used.map { 100 + $0.rawValue } + unshared.map { 200 + $0.rawValue }
+        let opposite = used.map { 200 + $0.rawValue } + unshared.map { 100 + $0.rawValue }
         for byte in bytes {
             guard clinux_lock_byte(storage.descriptor, byte) != 0 else { continue }
             let code = errno
             release(bytes, of: storage)
             if [EINVAL, ENOTSUP, ENOSYS, ENOLCK].contains(code) { return false }
-            if code == EAGAIN || code == EACCES { throw busy(storage, isReading: isReading) }
+            if code == EAGAIN || code == EACCES { throw busy(storage, bytes, isReading: isReading) }
             throw ImageError(.io, "cannot lock the file", errno: code, file: storage.name)
         }
-        for byte in used.map({ 200 + $0.rawValue }) + unshared.map({ 100 + $0.rawValue })
-        where clinux_test_byte(storage.descriptor, byte) == 1 {
+        for byte in opposite where clinux_test_byte(storage.descriptor, byte) == 1 {
             release(bytes, of: storage)
-            throw busy(storage, isReading: isReading)
+            throw busy(storage, opposite, isReading: isReading)
         }
         return true
     }
@@ -63,13 +61,13 @@ package enum FileLock {
         for byte in bytes { _ = clinux_unlock_byte(storage.descriptor, byte) }
     }
 
-    private static func busy(_ storage: FileStorage, isReading: Bool) -> ImageError {
-        let holders = LockHolders.of(storage)
-        return ImageError(
+    /// The refusal because of whoever holds a lock on one of `bytes`.
+    private static func busy(_ storage: FileStorage, _ bytes: [Int64], isReading: Bool) -> ImageError {
+        ImageError(
             .busy,
             isReading
                 ? "another program has the image open; stop it first, or look at it as it is with --force-share (-U)"
                 : "another program has the image open; stop it first, or work on a copy",
-            detail: holders.isEmpty ? nil : "held by " + holders.joined(separator: ", "), file: storage.name)
+            detail: LockHolders(of: storage, locking: bytes).text, file: storage.name)
     }
 }

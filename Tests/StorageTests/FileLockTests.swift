@@ -49,6 +49,23 @@ struct FileLockTests {
         #expect(try FileLock.lockForReading(second))
     }
 
+    /// Who has the file open and holds no lock is not in the way, this process neither.
+    @Test func whoHoldsNoLockIsNotNamed() throws {
+        let qemu = try ChildProcess("qemu-io", ["-f", "qcow2", "-c", "sleep 20000", path])
+        defer { qemu.stop() }
+        let reader = try ChildProcess("sh", ["-c", "exec 7<'\(path)'; sleep 20"])
+        defer { reader.stop() }
+        let (other, storage) = (try FileStorage(path: path), try FileStorage(path: path))
+        // A lock of ours that came first would keep qemu out.
+        let inode = try #require(storage.identity?.inode)
+        for _ in 0..<500 where try !HostFiles.text("/proc/locks").contains(":\(inode) 103 103") {
+            _ = try run("sleep", "0.01")
+        }
+        let error = try #require(throws: ImageError.self) { try FileLock.lockForReading(storage) }
+        #expect(error.detail == "held by qemu-io (pid \(qemu.pid))", "\(error)")
+        #expect(other.size > 0)
+    }
+
     @Test func withoutTheLockTheWriterGoesAhead() throws {
         let storage = try FileStorage(path: path)
         let allowed = try write()

@@ -128,3 +128,32 @@ package enum HostFiles {
         rmdir(path)
     }
 }
+
+/// When a file was last read, as the host keeps it.
+package enum AccessTime {
+    /// A time that any read makes newer, with relatime too.
+    private static let old = 1_000_000_000
+
+    /// UTIME_OMIT, which Swift cannot see.
+    private static let unchanged = (1 << 30) - 2
+
+    /// Sets the access time of the file at `path` to long ago.
+    package static func makeOld(_ path: String) throws {
+        let times = [timespec(tv_sec: old, tv_nsec: 5), timespec(tv_sec: 0, tv_nsec: unchanged)]
+        guard utimensat(AT_FDCWD, path, times, 0) == 0 else { throw HostFailure("cannot set the times of \(path)") }
+    }
+
+    /// Whether nobody has read the file since.
+    package static func isOld(_ path: String) -> Bool {
+        var facts = stat()
+        return stat(path, &facts) == 0 && facts.st_atim.tv_sec == old && facts.st_atim.tv_nsec == 5
+    }
+
+    /// Whether the filesystem of the test directories notes reads at all.
+    package static let isKept: Bool = {
+        guard let directory = try? TemporaryDirectory("atime"), let path = try? directory.write([1], to: "file"),
+            (try? makeOld(path)) != nil, (try? HostFiles.read(path)) != nil
+        else { return false }
+        return !isOld(path)
+    }()
+}

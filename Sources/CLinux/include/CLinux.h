@@ -36,14 +36,15 @@ int clinux_known_facts_at(int directory, const char *path, struct clinux_file_fa
 // The same of an open descriptor.
 int clinux_known_facts_of(int descriptor, struct clinux_file_facts *facts);
 
-// openat2(2) with RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS, O_CLOEXEC added. A descriptor, or -1 with errno.
+// openat2(2) with RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS, O_CLOEXEC added, and for reading O_NOATIME where the host
+// permits it. A descriptor, or -1 with errno.
 int clinux_open_beneath(int directory, const char *path, int flags);
 // The same for what may be a device, whose mere opening can have effects: looked at first, and opened only where it is a
 // regular file or a block device. -1 with errno, ENODEV for everything else.
 int clinux_open_device_beneath(int directory, const char *path, int flags);
 // The same of a directory for reading its names; not across mounts where that is said.
 int clinux_open_folder_beneath(int directory, const char *path, int stays_on_filesystem);
-// openat(2) with O_CLOEXEC added; for Swift, which cannot call variadic functions.
+// openat(2) with O_CLOEXEC and O_NOATIME added as above; for Swift, which cannot call variadic functions.
 int clinux_open_at(int directory, const char *path, int flags);
 
 // A directory with O_PATH | O_DIRECTORY | O_CLOEXEC, as a place to open beneath; with `plainly` no symbolic link may be in
