@@ -64,6 +64,8 @@ void clinux_fuse_want(struct fuse_conn_info *connection, enum clinux_fuse_abilit
 
 void *clinux_fuse_req_userdata(struct fuse_req *request) { return fuse_req_userdata(request); }
 
+uint32_t clinux_fuse_caller(struct fuse_req *request) { return fuse_req_ctx(request)->uid; }
+
 int clinux_fuse_sets_size(int valid) { return (valid & FUSE_SET_ATTR_SIZE) != 0; }
 
 int clinux_fuse_sets_owner_or_mode(int valid) {

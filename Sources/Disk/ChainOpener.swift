@@ -23,27 +23,17 @@ struct ChainOpener {
         gate = try OpenGate(image: path, found: options.found, allowed: options.allowedParents)
     }
 
-    /// The format of a file: the one that the user named, or what its name or its content says. Throws `.unsupported`
-    /// and `.malformed`, and `.io`.
-    static func format(of storage: any Storage, named name: String?) throws(ImageError) -> any ImageFormat.Type {
-        guard let name else { return try Registry.detect(storage) }
-        guard let format = Registry.format(named: name) else {
-            throw ImageError(.unsupported, "there is no such format", detail: name)
-        }
-        return format
-    }
-
     /// Opens everything. Throws what `Disk.open` throws.
     mutating func open() throws(ImageError) -> Disk {
         if let overlay = options.overlay {
-            try addTop(overlay, named: options.overlayFormat)
+            try addTop(overlay, isOverlay: true)
             guard let reference = layers[0].parent else {
                 throw ImageError(
                     .unsupported, "the overlay is a disk of its own, without a backing file", file: overlay)
             }
             try addSource(reference, of: layers[0])
         } else {
-            try addTop(path, named: options.format)
+            try addTop(path)
         }
         while let last = layers.last, let parent = last.parent, !endsHere {
             guard layers.count < options.maxLayers else {
@@ -68,7 +58,7 @@ struct ChainOpener {
     }
 
     /// Opens the topmost image, for writing where the options say so.
-    private mutating func addTop(_ path: String, named format: String?) throws(ImageError) {
+    private mutating func addTop(_ path: String, isOverlay: Bool = false) throws(ImageError) {
         let image =
             if let descriptor = options.found?.descriptor {
                 try FileStorage(duplicating: descriptor, name: path, isWritable: options.writesTop)
@@ -77,7 +67,10 @@ struct ChainOpener {
         let opened: [FileStorage]
         let driver: any FormatDriver
         do throws(ImageError) {
-            let format = try Self.format(of: image, named: format)
+            let format =
+                isOverlay
+                ? try DiskOptions.format(named: options.overlayFormat) : try options.format(ofImage: image)
+            if !isOverlay { options.reportDoubt(about: image) }
             (driver, opened) = try self.driver(of: image, format, trusted: true, isWritable: options.writesTop)
         } catch { throw error.named(path) }
         try add(driver, path: path, opened: opened, isWritable: options.writesTop)
@@ -93,7 +86,8 @@ struct ChainOpener {
             }
             try lock(file)
             try makeDurable(file)
-            let format = try Self.format(of: file, named: options.format)
+            let format = try options.format(ofImage: file)
+            options.reportDoubt(about: file)
             let (driver, opened) = try driver(of: file, format, trusted: true)
             if !reference.identities.isEmpty { try reference.verify(driver.shape, of: overlay.shape) }
             guard driver.shape.virtualSize == overlay.shape.virtualSize else {
@@ -182,22 +176,11 @@ struct ChainOpener {
         if let recorded, Registry.format(named: recorded) == nil {
             throw ImageError(.unsupported, "the parent is of a format that cannot be read", detail: recorded)
         }
-        var name = recorded ?? options.backingFormat
+        let (format, isTold) = try options.format(ofParent: file, recorded: recorded)
         // What the user named is recognised as the image itself is.
-        if name == nil, isUsersWord { name = try Self.format(of: file, named: nil).name }
-        if let name {
-            return try driver(of: file, Self.format(of: file, named: name), trusted: true)
-        }
-        let format: any ImageFormat.Type
-        do throws(ImageError) {
-            format = try Registry.detect(file)
-        } catch {
-            guard error.kind == .malformed else { throw error }
-            throw ImageError(
-                .malformed, "the parent's format is neither recorded nor recognised; name it with -o backing-format=")
-        }
-        let (driver, opened) = try driver(of: file, format, trusted: false)
-        guard driver.parent == nil else { throw .guessNamesFiles }
+        let isTrusted = isTold || isUsersWord
+        let (driver, opened) = try driver(of: file, format, trusted: isTrusted)
+        guard isTrusted || driver.parent == nil else { throw .guessNamesFiles }
         return (driver, opened)
     }
 }

@@ -26,7 +26,8 @@ extension Disk {
         defer { image.close() }
         do throws(ImageError) {
             let protection = try options.protect(image, forWriting: repairs)
-            let format = try ChainOpener.format(of: image, named: options.format)
+            let format = try options.format(ofImage: image)
+            options.reportDoubt(about: image)
             // The data of a guest is nothing that a repair changes.
             let companions = Companions(gate: gate, image: image, trusted: true)
             defer { for file in companions.opened { file.close() } }

@@ -18,6 +18,13 @@ package struct DiskOptions: Sendable {
 
     /// The format that the user named for the image (`-o format=`); nil to find it.
     package var format: String?
+    /// The formats that the user named for files with certain names (`-o format=NAME:PATTERN`): the first that fits counts,
+    /// before `format`, and for a parent whose child records none, before `backingFormat`.
+    package var formatRules: [FormatRule] = []
+    /// What the image is called where the path by which it is opened does not say it; nil where it does.
+    package var imageName: [UInt8]?
+    /// How the user would name the image's format, for the refusals.
+    package var formatOption = FormatOption.image
     /// The format that the user named for a parent whose child records none (`-o backing-format=`).
     package var backingFormat: String?
     /// Choices that formats understand.

@@ -48,7 +48,7 @@ extension Disk {
         let storage = try FileStorage(path: path)
         defer { storage.close() }
         do throws(ImageError) {
-            let format = try ChainOpener.format(of: storage, named: options.format)
+            let format = try options.format(ofImage: storage)
             return try format.virtualSize(of: storage, options: options.formatOptions)
         } catch { throw error.named(path) }
     }

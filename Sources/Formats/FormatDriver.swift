@@ -25,6 +25,16 @@ package protocol ImageFormat: Sendable {
     /// Damage that `open` would explain is not this function's concern. Throws `.io`.
     static func recognises(_ storage: any Storage) throws(ImageError) -> Bool
 
+    /// How files of this format are called: endings without the dot, in lower case. A file called so counts as an image
+    /// also when it is damaged.
+    static var nameEndings: [String] { get }
+
+    /// What is wrong with a file that no format recognises: one that is called like an image of this format (`isNamed`), or
+    /// in which enough of one is left to be sure. Nil where there is nothing of this format in it. Throws `.io`.
+    static func damage(
+        _ start: FileStart, _ storage: any Storage, isNamed: Bool
+    ) throws(ImageError) -> ImageError?
+
     /// The size of the virtual disk in bytes, from the headers alone: no table is read, nothing is kept. For listings.
     /// Throws what `open` would throw for a damaged header.
     static func virtualSize(of storage: any Storage, options: FormatOptions) throws(ImageError) -> UInt64
@@ -54,6 +64,12 @@ extension ImageFormat {
     package static var recordedName: String { name }
 
     package static func text(of identity: GUID) -> String { identity.plainText }
+
+    package static var nameEndings: [String] { [] }
+
+    package static func damage(
+        _ start: FileStart, _ storage: any Storage, isNamed: Bool
+    ) throws(ImageError) -> ImageError? { nil }
 
     package static var createOptions: [CreateOption] { [] }
 

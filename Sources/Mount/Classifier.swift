@@ -2,6 +2,7 @@ internal import Bytes
 internal import Disk
 internal import Formats
 internal import Glibc
+internal import Logging
 internal import Storage
 internal import Synchronization
 
@@ -23,24 +24,44 @@ final class Classifier: Sendable {
 
     /// Beyond this many files what is known is thrown away and learnt again.
     private static let limit = 200_000
-    private let options: DiskOptions
+    /// So many broken images each get a line in the log.
+    private static let plenty = 100
+    private let context: MountContext
+    private var options: DiskOptions { context.options.disk }
     private let known = Mutex<[FileIdentity: Known]>([:])
+    private let reported = Atomic(0)
 
-    init(_ options: DiskOptions) { self.options = options }
+    init(_ context: MountContext) { self.context = context }
 
     /// What the regular file at `place` is.
     func verdict(of place: HostPlace, _ facts: HostFacts) -> Verdict {
         if let known = known.withLock({ $0[facts.identity] }), known.stamp == facts.stamp { return known.verdict }
         let verdict = look(at: place)
-        known.withLock { known in
+        let isNews = known.withLock { known in
             if known.count >= Self.limit { known.removeAll() }
-            known[facts.identity] = Known(stamp: facts.stamp, verdict: verdict)
+            let old = known.updateValue(Known(stamp: facts.stamp, verdict: verdict), forKey: facts.identity)
+            return old?.stamp != facts.stamp
         }
+        if isNews { tell(verdict, of: place, facts.identity) }
         return verdict
     }
 
     /// Learns everything anew.
-    func forget() { known.withLock { $0.removeAll() } }
+    func forget() {
+        known.withLock { $0.removeAll() }
+        reported.store(0, ordering: .relaxed)
+    }
+
+    /// Names a broken image in the log, so that nobody has to open it to learn what is wrong with it.
+    private func tell(_ verdict: Verdict, of place: HostPlace, _ identity: FileIdentity) {
+        guard case .image(.failure(let error)) = verdict else { return context.broken.remove(identity) }
+        context.broken.add(identity, place.text, error, at: place)
+        switch reported.add(1, ordering: .relaxed).newValue {
+        case ...Self.plenty: context.log.error("\(error)")
+        case Self.plenty + 1: context.log.error("\(place.text): broken too, and so may be more that are not named here")
+        default: break
+        }
+    }
 
     private func look(at place: HostPlace) -> Verdict {
         do throws(ImageError) {
@@ -48,23 +69,22 @@ final class Classifier: Sendable {
             let storage = try FileStorage(owning: descriptor, name: place.text)
             defer { storage.close() }
             let format: any ImageFormat.Type
-            do throws(ImageError) { format = try self.format(of: storage) } catch {
+            do throws(ImageError) {
+                var options = options
+                options.formatOption = .member(called: place.path)
+                format = try options.format(ofImage: storage, name: place.path)
+            } catch {
                 let isForeign = error.kind == .malformed || error.kind == .unsupported
-                return isForeign && !isCalledImage(place) ? .somethingElse : .image(.failure(error.named(place.text)))
+                var isShown = !isForeign || isCalledImage(place)
+                // What looks like two formats at once is an image, whatever it is called.
+                if !isShown { isShown = try !Registry.formats(of: storage).isEmpty }
+                return isShown ? .image(.failure(error.named(place.text))) : .somethingElse
             }
             return .image(size(of: storage, format, place))
         } catch {
             // Not readable: only the name can tell.
-            return isCalledImage(place) ? .image(.failure(error)) : .somethingElse
+            return isCalledImage(place) ? .image(.failure(error.named(place.text))) : .somethingElse
         }
-    }
-
-    private func format(of storage: FileStorage) throws(ImageError) -> any ImageFormat.Type {
-        guard let name = options.format else { return try Registry.detect(storage) }
-        guard let format = Registry.format(named: name) else {
-            throw ImageError(.unsupported, "there is no such format", detail: name)
-        }
-        return format
     }
 
     private func size(
@@ -76,9 +96,5 @@ final class Classifier: Sendable {
     }
 
     /// Whether the name ends like that of an image of a known format: then damage is worth showing.
-    func isCalledImage(_ place: HostPlace) -> Bool {
-        guard let dot = place.path.lastIndex(of: UInt8(ascii: ".")) else { return false }
-        let ending = String(decoding: place.path[(dot + 1)...], as: UTF8.self)
-        return Registry.format(named: ending) != nil
-    }
+    func isCalledImage(_ place: HostPlace) -> Bool { Registry.isImageName(place.path) }
 }

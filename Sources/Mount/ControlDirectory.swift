@@ -36,17 +36,18 @@ final class StatusFile: FileContent {
 
     func attributes() throws(ImageError) -> FileAttributes {
         var result = context.ownAttributes(isDirectory: false)
-        result.size = UInt64(text().count)
+        result.size = UInt64(text(forOwner: true).count)
         result.blocks = 1
         return result
     }
 
     func open(_ mode: OpenMode) throws(ImageError) -> OpenFile {
         if mode.isWriting { throw context.options.isWritable ? .fileForReading : .mountedForReading }
-        return OpenFile(text: text())
+        return OpenFile(text: text(forOwner: mode.isOwner))
     }
 
-    private func text() -> [UInt8] {
+    /// The text. What is wrong with the images tells of files that only the owner of the mount may know about.
+    private func text(forOwner: Bool) -> [UInt8] {
         let options = context.options
         let enabled = ViewKind.allCases.filter { $0.isWanted(options) }.map { quoted("\($0)") }
         var lines = [
@@ -57,10 +58,18 @@ final class StatusFile: FileContent {
             "\"views\": [\(enabled.joined(separator: ", "))]",
             "\"options\": [\(options.kernelMountOptions.map(quoted).joined(separator: ", "))]",
         ]
-        let images = context.imagesOpen().compactMap(line).sorted()
-        lines.append(
-            images.isEmpty ? "\"images\": []" : "\"images\": [\n    \(images.joined(separator: ",\n    "))\n  ]")
+        lines.append(array("images", context.imagesOpen().compactMap(line).sorted()))
+        if forOwner {
+            let (broken, isCut) = context.broken.all()
+            lines.append(
+                array("broken", broken.map { "{\"path\": \(quoted($0.path)), \"error\": \(quoted($0.error))}" }))
+            lines.append("\"moreBroken\": \(isCut)")
+        }
         return Array("{\n  \(lines.joined(separator: ",\n  "))\n}\n".utf8)
+    }
+
+    private func array(_ name: String, _ elements: [String]) -> String {
+        elements.isEmpty ? "\"\(name)\": []" : "\"\(name)\": [\n    \(elements.joined(separator: ",\n    "))\n  ]"
     }
 
     private func line(_ image: ImageFile) -> String? {

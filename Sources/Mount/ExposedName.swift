@@ -7,12 +7,6 @@ enum ExposedName {
     /// The longest name that directory listings can carry.
     static let longest = 255
 
-    /// Whether the name alone says that the file is a raw disk.
-    static func isRaw(_ name: [UInt8]) -> Bool {
-        let end = name.suffix(4).map { $0 | 0x20 }
-        return end == Name(".raw".utf8) || end == Name(".img".utf8)
-    }
-
     /// Whether `name` ends with ".raw", in any case.
     static func hasSuffix(_ name: Name) -> Bool {
         name.count > suffix.count && name.suffix(4).map { $0 | 0x20 } == suffix

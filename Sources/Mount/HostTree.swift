@@ -26,7 +26,7 @@ final class HostTree: Sendable {
     init(_ context: MountContext, _ root: HostRoot) throws(ImageError) {
         self.context = context
         links = try HostLinks(root, context.options)
-        classifier = Classifier(context.options.disk)
+        classifier = Classifier(context)
         watcher = Watcher(context)
     }
 

@@ -1,5 +1,6 @@
 internal import CLinux
 internal import Disk
+internal import Formats
 internal import Glibc
 internal import Logging
 internal import Storage
@@ -45,6 +46,14 @@ final class ImageFile: FileContent {
         var changes: UInt64
         /// Whether it lies in the files: a lock or a lack of memory passes.
         var isLasting: Bool
+
+        /// The fault that `error` is, found now.
+        init(_ error: ImageError, _ context: MountContext) {
+            text = "\(error)"
+            since = .now
+            changes = context.changes.load(ordering: .relaxed)
+            isLasting = error.kind != .busy && error.kind != .io
+        }
     }
 
     let context: MountContext
@@ -72,6 +81,8 @@ final class ImageFile: FileContent {
         if case .found(let place, _) = source, let target = place.target { state.way = target.admitted }
         if let disk { state.stamps = (try? disk.stamps()) ?? [] }
         state.allocated = disk.flatMap { try? $0.allocatedBytes() }
+        // The log has it already: whoever listed the directory said it.
+        if case .failure(let error) = peek { state.fault = Fault(error, context) }
         self.state = Mutex(state)
     }
 
@@ -115,6 +126,7 @@ final class ImageFile: FileContent {
             if now.stamp != state.facts.stamp { (state.allocated, state.fault) = (nil, nil) }
             state.facts = now
             if let peek { state.peek = peek }
+            if case .failure(let error)? = peek { state.fault = Fault(error, context) }
         }
     }
 
@@ -168,7 +180,8 @@ final class ImageFile: FileContent {
     }
 
     /// The open disk, held for one user until `release()`, and how often its content has changed. Every failure is an I/O
-    /// error with a line in the log, whatever is wrong with the image; only one that is gone is `.missing`. For `writing`
+    /// error with a line in the log, whatever is wrong with the image; only one that is gone is `.missing`, and one that
+    /// another program holds `.busy`. For `writing`
     /// the disk is writable, or this throws `.readOnly` or `.busy` where it cannot be.
     func acquire(writing: Bool = false) throws(ImageError) -> (disk: Disk, generation: UInt64) {
         do throws(ImageError) {
@@ -257,6 +270,7 @@ final class ImageFile: FileContent {
             return (state.generation, old)
         }
         withExtendedLifetime(old) {}
+        context.broken.remove(facts.identity)
         return generation
     }
 
@@ -265,9 +279,7 @@ final class ImageFile: FileContent {
     private func failed(_ error: ImageError) -> ImageError {
         let source = state.withLock { $0.source }
         let named = error.named(Self.text(source))
-        let fault = Fault(
-            text: "\(named)", since: .now, changes: context.changes.load(ordering: .relaxed),
-            isLasting: error.kind != .busy && error.kind != .io)
+        let fault = Fault(named, context)
         let (isNews, key) = state.withLock { (state) -> (Bool, NodeKey) in
             let old = state.fault
             let isRepeated = old.map { $0.text == fault.text && fault.since - $0.since < Self.quiet } ?? false
@@ -275,11 +287,25 @@ final class ImageFile: FileContent {
             if isRepeated, let old { state.fault?.since = old.since }
             return (!isRepeated, .host(state.facts.identity))
         }
+        remember(named, source)
         if isNews {
             context.log.error("\(named)")
             if case .found = source { context.attributesChanged(key) }
         }
+        // It is whole, and may be had later.
+        if error.kind == .busy { return ImageError(.busy, "the image is in use", errno: EBUSY, detail: fault.text) }
         return ImageError(.io, "the image cannot be opened", errno: EIO, detail: fault.text)
+    }
+
+    /// Notes the image among the broken ones of the mount.
+    private func remember(_ error: ImageError, _ source: Source) {
+        let identity = facts.identity
+        // One that is busy is whole.
+        guard error.kind != .busy else { return }
+        switch source {
+        case .named(let path): context.broken.add(identity, path, error, at: nil)
+        case .found(let place, _): context.broken.add(identity, place.text, error, at: place)
+        }
     }
 
     /// The image in messages.
@@ -317,7 +343,8 @@ final class ImageFile: FileContent {
         var options = options
         // Who put the image there must not learn from its failure what lies beside it.
         options.tellsNames = false
-        if place.exactText == nil, options.format == nil, ExposedName.isRaw(place.path) { options.format = "raw" }
+        options.imageName = place.path
+        options.formatOption = .member(called: place.path)
         options.found = DiskOptions.Found(descriptor: descriptor, directories: place.directories)
         let disk = try Disk.open(path: place.exactText ?? place.text, options: options)
         // Opening for writing may have repaired what a crash left.

@@ -22,6 +22,8 @@ final class MountContext: Sendable {
     let aside = JobQueue()
     /// What the host is to write out.
     let writeback = JobQueue()
+    /// The images that cannot be opened.
+    let broken = BrokenImages()
     /// What commits while nobody asks.
     let keeper: Keeper
     /// The permission bits that the way to the source leaves.

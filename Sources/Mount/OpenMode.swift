@@ -10,8 +10,11 @@ struct OpenMode: Sendable {
     let truncates: Bool
     /// Whether the kernel's page cache is to be passed by (O_DIRECT).
     let isDirect: Bool
+    /// Whether the caller is root or the user who mounted.
+    let isOwner: Bool
 
-    init(_ flags: Int32) {
+    init(_ flags: Int32, caller: UInt32 = 0) {
+        isOwner = caller == 0 || caller == geteuid()
         truncates = flags & O_TRUNC != 0
         isWriting = flags & O_ACCMODE != O_RDONLY || truncates
         isDirect = flags & clinux_past_cache != 0

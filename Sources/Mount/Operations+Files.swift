@@ -9,7 +9,7 @@ internal import Synchronization
 func onOpen(_ request: fuse_req_t?, _ node: fuse_ino_t, _ info: UnsafeMutablePointer<fuse_file_info>?) {
     Operations.answer(request, "OPEN", node) { (system) throws(ImageError) in
         guard let info else { throw ImageError(.io, "a request without a handle") }
-        let mode = OpenMode(info.pointee.flags)
+        let mode = OpenMode(info.pointee.flags, caller: request.map { clinux_fuse_caller($0) } ?? .max)
         let file = try system.open(node, mode)
         if mode.truncates { return try file.discard(request) { [file] request in answerOpen(request, file) } }
         answerOpen(request, file)

@@ -49,11 +49,11 @@ struct MountCommandTests {
 
     @Test func whatCannotBeMountedIsOneLineAndChangesNothing() throws {
         let playground = try Playground()
-        let text = try playground.directory.write(Array("text".utf8), to: "text.vhdx")
+        let text = try playground.directory.write(Array("only text".utf8), to: "text.vhdx")
         let empty = try playground.directory.write([], to: "empty.vhdx")
         let cases: [([String], String)] = [
             ([playground.directory.file("missing.vhdx"), playground.mountpoint], "no such file"),
-            ([text, playground.mountpoint], "not a VHDX, VHD or qcow2 image"),
+            ([text, playground.mountpoint], "holds text and no disk image"),
             ([empty, playground.mountpoint], "empty"),
             ([playground.image, playground.mountpoint, "-o", "format=vhdx"], playground.image),
             ([playground.image, playground.directory.file("nowhere")], "does not exist"),

@@ -86,7 +86,7 @@ struct MountHelperTests {
 }
 
 /// A link to the product whose path mount(8) can take for a part of a type: it ends a type at its last dot.
-private final class ProgramWithoutDots {
+final class ProgramWithoutDots {
     private let directory: String
 
     var path: String { directory + "/platter" }

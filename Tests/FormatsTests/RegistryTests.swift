@@ -30,9 +30,60 @@ struct RegistryTests {
         let error = try #require(refusal(fixed(disk)))
         #expect(error.kind == .malformed && "\(error)".contains("-o format="))
         #expect("\(error)".contains("vhd"))
-        // Alone it is what it says, and the name still wins over all of it.
+        // Alone it is what it says.
         #expect(refusal(disk) == nil)
-        #expect(refusal(fixed(disk), name: "disk.RAW") == nil)
+    }
+
+    /// A guest could have written that into its raw disk, and a cloud image could have been called so.
+    @Test func aNameThatSaysRawOverAnImageDecidesNothing() throws {
+        var header = [UInt8](repeating: 0, count: 4096)
+        header.replaceSubrange(0..<8, with: [0x51, 0x46, 0x49, 0xFB, 0, 0, 0, 3])
+        var first = header
+        first[7] = 1
+        let dynamic = VHDBuilder(size: 1 << 20).bytes()
+        let disk = [UInt8](repeating: 0, count: 8192)
+        let cases: [([UInt8], [String])] = [
+            (header, ["qcow2"]), (first, ["qcow"]), (dynamic, ["vhd"]), (fixed(disk), ["vhd"]),
+            // The copy at its beginning is enough, as it is without the name.
+            (Array(dynamic.dropLast(512)), ["vhd"]), (Array("vhdxfile".utf8) + disk, ["vhdx"]),
+            (fixed(header), ["qcow2", "vhd"]),
+        ]
+        for (bytes, formats) in cases {
+            for name in ["disk.img", "/x/disk.RAW", "a.vhd/disk.Img"] {
+                let error = try #require(refusal(bytes, name: name), "\(formats)")
+                #expect(error.kind == .malformed && "\(error)".contains("the name says raw"), "\(error)")
+                for format in formats + ["raw"] { #expect("\(error)".contains("-o format=\(format)"), "\(error)") }
+            }
+            for (option, words) in [(FormatOption.parent, "-o backing-format="), (.newParent, "-F ")] {
+                let error = #expect(throws: ImageError.self) {
+                    try Registry.detect(MemoryStorage(bytes, name: "disk.img"), option: option)
+                }
+                #expect("\(error!)".contains("\(words)\(formats[0])") && "\(error!)".contains("\(words)raw"))
+            }
+        }
+    }
+
+    /// What a guest may have at the beginning of its disk: nothing, a partition table, a filesystem, encryption, an archive.
+    @Test func whatADiskMayBeginWithIsRaw() throws {
+        var sector = [UInt8](repeating: 0, count: 4096)
+        (sector[510], sector[511]) = (0x55, 0xAA)
+        let starts: [[UInt8]] = [
+            [], sector, Array("LUKS".utf8) + [0xBA, 0xBE, 0, 1], Array("XFSB".utf8), [0x1F, 0x8B, 8],
+            Array("hsqs".utf8), Array("070701".utf8), Array("text".utf8), Array("PK\u{3}\u{4}".utf8),
+        ]
+        for start in starts {
+            #expect(try Registry.detect(MemoryStorage(start, name: "disk.img")).name == "raw")
+            #expect(try Registry.detect(MemoryStorage(start + sector, name: "disk.raw")).name == "raw")
+        }
+    }
+
+    /// In a directory a name may be bytes that no string holds, and the path another one.
+    @Test func theNameMayBeGivenAsBytes() throws {
+        let storage = MemoryStorage([1, 2, 3], name: "/proc/self/fd/5")
+        #expect(throws: ImageError.self) { try Registry.detect(storage) }
+        #expect(try Registry.detect(storage, name: [0xFF, 0xFE] + Array(".img".utf8)).name == "raw")
+        #expect(Registry.isImageName([0xFF] + Array(".avhdx".utf8)) && Registry.isImageName(Array("a/b.VHD".utf8)))
+        for name in ["vhd", ".vhd", "a.vhdz", "a.qcow2.xz", "vhd/a", ""] { #expect(!Registry.isImageName(name.utf8)) }
     }
 
     /// The guest of another image may own the last bytes of the file.

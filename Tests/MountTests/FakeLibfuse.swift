@@ -77,6 +77,7 @@ struct FakeLibfuse: Sendable, CustomStringConvertible {
             };
             struct fuse_entry_param { fuse_ino_t ino; struct stat attr; double attr_timeout, entry_timeout; };
             struct fuse_file_info { int32_t flags; uint64_t fh; };
+            struct fuse_ctx { uid_t uid; gid_t gid; pid_t pid; mode_t umask; };
             struct fuse_buf {
                 size_t size; int flags; void *mem; int fd; off_t pos;
                 \(isWide ? "size_t mem_size;" : "")
@@ -133,6 +134,7 @@ struct FakeLibfuse: Sendable, CustomStringConvertible {
     private var replies: String {
         declared([
             "void *fuse_req_userdata(fuse_req_t request)",
+            "const struct fuse_ctx *fuse_req_ctx(fuse_req_t request)",
             "int fuse_reply_err(fuse_req_t request, int code)",
             "void fuse_reply_none(fuse_req_t request)",
             "int fuse_reply_entry(fuse_req_t request, const struct fuse_entry_param *entry)",

@@ -43,6 +43,8 @@ enum clinux_fuse_ability {
 void clinux_fuse_want(struct fuse_conn_info *connection, enum clinux_fuse_ability ability, int wanted);
 
 void *clinux_fuse_req_userdata(struct fuse_req *request);
+// The user whose program made the request (fuse_req_ctx).
+uint32_t clinux_fuse_caller(struct fuse_req *request);
 // Whether SETATTR sets the size, by its mask; whether it sets an owner or a mode.
 int clinux_fuse_sets_size(int valid);
 int clinux_fuse_sets_owner_or_mode(int valid);

@@ -26,7 +26,10 @@ extension QCOW1 {
 
         /// Reads and checks the header at the start of `storage`. Throws `.malformed`, `.unsupported`, `.corrupt`, `.io`.
         init(reading storage: any Storage) throws(ImageError) {
-            guard storage.size >= Self.bytes else { throw ImageError(.malformed, "the qcow header is cut off") }
+            guard storage.size >= Self.bytes else {
+                throw ImageError(
+                    .malformed, "the qcow header is cut off", detail: "the file ends after \(storage.size) bytes")
+            }
             let bytes = try storage.bytes(at: HostOffset(0), count: Int(Self.bytes))
             let span = bytes.span.bytes
             guard span.big(UInt32.self, at: 0) == QCOW1.magic, span.big(UInt32.self, at: 4) == 1 else {
@@ -67,7 +70,9 @@ extension QCOW1 {
                 throw ImageError(.malformed, "the L1 table is at an impossible place", at: l1Offset)
             }
             guard end <= fileSize else {
-                throw ImageError(.corrupt, "the L1 table lies past the end of the file", at: l1Offset)
+                throw ImageError(
+                    .corrupt, "the L1 table lies past the end of the file: truncated?", at: l1Offset,
+                    detail: "cut off after \(fileSize) bytes")
             }
         }
     }

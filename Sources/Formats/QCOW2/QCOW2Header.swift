@@ -46,12 +46,17 @@ extension QCOW2 {
         /// Reads and checks the header at the start of `storage`. Throws `.malformed`, `.unsupported` and `.io`.
         init(reading storage: any Storage) throws(ImageError) {
             let count = Int(min(storage.size, 112))
-            guard count >= 72 else { throw ImageError(.malformed, "the qcow2 header is cut off") }
+            guard count >= 72 else { throw Self.cutOff(storage) }
             var bytes = try storage.bytes(at: HostOffset(0), count: count)
             // A version 2 file may end before the fields that only version 3 has.
             bytes += [UInt8](repeating: 0, count: 112 - count)
             try self.init(bytes.span.bytes)
+            guard version == 2 || count >= 104 else { throw Self.cutOff(storage) }
             try checkLimits()
+        }
+
+        private static func cutOff(_ storage: any Storage) -> ImageError {
+            ImageError(.malformed, "the qcow2 header is cut off", detail: "the file ends after \(storage.size) bytes")
         }
 
         private init(_ span: RawSpan) throws(ImageError) {

@@ -40,7 +40,9 @@ extension QCOW2 {
                 throw ImageError(.corrupt, "the L1 table lies in the header", at: l1Offset)
             }
             guard needed == 0 || l1Offset + needed * 8 <= fileSize else {
-                throw ImageError(.corrupt, "the L1 table lies past the end of the file", at: l1Offset)
+                throw ImageError(
+                    .corrupt, "the L1 table lies past the end of the file: truncated?", at: l1Offset,
+                    detail: "cut off after \(fileSize) bytes")
             }
         }
 

@@ -145,6 +145,11 @@ struct VHDDynamicHeader {
         let bytes = try storage.bytes(at: HostOffset(offset), count: Self.byteCount)
         let span = bytes.span.bytes
         guard span.hasASCII("cxsparse") else {
+            if span.isZero(at: 0, count: Self.byteCount) {
+                throw ImageError(
+                    .malformed, "the dynamic header is zeros: the beginning of the file is lost, or was never written",
+                    at: offset)
+            }
             throw ImageError(.malformed, "there is no dynamic header where the footer says", at: offset)
         }
         guard OnesComplement.of(span, zeroing: 36) == span.big(UInt32.self, at: 36) else {

@@ -37,11 +37,15 @@ struct VHDXHeader {
     /// Throws `.malformed` when neither is valid or the choice is impossible, `.unsupported` for another version.
     static func current(of storage: any Storage) throws(ImageError) -> VHDXHeader {
         guard storage.size >= 320 << 10 else {
-            throw ImageError(.malformed, "the file ends within its header section; it is truncated")
+            throw ImageError(
+                .malformed, "the file ends within its header section; it is truncated",
+                detail: "cut off after \(storage.size) bytes")
         }
         let first = try storage.bytes(at: HostOffset(place(1)), count: byteCount)
         let second = try storage.bytes(at: HostOffset(place(2)), count: byteCount)
         switch (isValid(first), isValid(second)) {
+        case (false, false) where first.allSatisfy { $0 == 0 } && second.allSatisfy { $0 == 0 }:
+            throw ImageError(.malformed, "both headers are zeros: the beginning of the file is lost")
         case (false, false):
             throw ImageError(.malformed, "both headers are damaged (signature or checksum)")
         case (true, false):

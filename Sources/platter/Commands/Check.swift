@@ -81,8 +81,7 @@ struct ImageCheck {
         var reports = [CheckedImage(path: path, checked: try check(path, options, repairs: settings.repairs))]
         if settings.checksChain {
             for layer in try layers().dropFirst() {
-                var options = options
-                options.format = layer.shape.formatName
+                let options = options.pinned(to: layer.shape.formatName)
                 reports.append(
                     CheckedImage(path: layer.path, checked: try check(layer.path, options, repairs: false)))
             }

@@ -12,6 +12,8 @@ struct CreateSettings: Sendable {
     var options: [MountOptionList.Item] = []
     var parent: String?
     var parentFormat: String?
+    /// The format of the parent's own parents that record none.
+    var backingFormat: String?
     /// What the child records of its parent, or nil for the way from the one to the other.
     var recordedParent: String?
     var allowedParents: [String] = []
@@ -100,21 +102,28 @@ struct ImageCreation {
         return .success
     }
 
-    /// qemu-img's names for the parent, which are options of the format there.
+    /// qemu-img's names for the parent, which are options of the format there, and `backing-format`, which is about the
+    /// parent's own parents as in every other command.
     private mutating func takeParent() throws(Failure) {
         for item in settings.options {
-            guard item.key == "backing_file" || item.key == "backing_fmt" else { continue }
+            guard Self.parentOptions.contains(item.key) else { continue }
             guard let value = item.value, !value.isEmpty else {
                 throw .usage("option '\(item.key)' needs a value", command: "create")
             }
-            if item.key == "backing_file" { settings.parent = value } else { settings.parentFormat = value }
+            switch item.key {
+            case "backing_file": settings.parent = value
+            case "backing_fmt": settings.parentFormat = value
+            default: settings.backingFormat = value
+            }
         }
-        settings.options.removeAll { $0.key == "backing_file" || $0.key == "backing_fmt" }
+        settings.options.removeAll { Self.parentOptions.contains($0.key) }
         if settings.parent == nil, settings.parentFormat != nil || settings.recordedParent != nil {
             throw .usage(
                 "the parent's format or name is given, and no parent; name it with --parent", command: "create")
         }
     }
+
+    private static let parentOptions = ["backing_file", "backing_fmt", "backing-format"]
 
     private func format() throws(Failure) -> any ImageFormat.Type {
         let names = Registry.formats.map { $0.name }.joined(separator: ", ")
@@ -170,18 +179,22 @@ struct ImageCreation {
     private func parent() throws(Failure) -> NewImage.Parent? {
         guard let path = settings.parent else { return nil }
         var image = ImageSettings()
-        if let name = settings.parentFormat {
-            guard let format = Registry.format(named: name) else {
-                throw .usage("there is no format '\(name)' for the parent", command: "create")
-            }
-            image.format = format.name
-        }
+        image.format = try parentFormat(settings.parentFormat)
+        image.backingFormat = try parentFormat(settings.backingFormat)
         image.allowedParents = settings.allowedParents
         // The name is checked for what a String cannot hold.
         _ = try HostPath.existing(path, .system)
-        return NewImage.Parent(
-            path: path, options: try image.diskOptions(log: Log.make(.standardError, level: .warning)),
-            recorded: settings.recordedParent)
+        var options = try image.diskOptions(log: Log.make(.standardError, level: .warning))
+        options.formatOption = .newParent
+        return NewImage.Parent(path: path, options: options, recorded: settings.recordedParent)
+    }
+
+    private func parentFormat(_ name: String?) throws(Failure) -> String? {
+        guard let name else { return nil }
+        guard let format = Registry.format(named: name) else {
+            throw .usage("there is no format '\(name)' for the parent", command: "create")
+        }
+        return format.name
     }
 
     /// Values that the format does not have are the user's mistake; the rest is the system's.

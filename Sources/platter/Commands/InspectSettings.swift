@@ -34,12 +34,14 @@ extension ImageSettings {
         var directories: [String] = []
         for directory in allowedParents { directories.append(try HostPath.existing(directory)) }
         // Links stay as they were typed: the directory of one is trusted as well.
-        return DiskOptions(
+        var options = DiskOptions(
             format: format, backingFormat: backingFormat,
             formatOptions: FormatOptions(vhdSize: vhdSize, vhdBitmap: vhdBitmap, cacheBytes: Int(cacheBytes)),
             allowedParents: directories, parents: parents.map(HostPath.absolute), forcesParent: forcesParent,
             maxLayers: maxLayers, sharing: forcesShare ? .forced : .refused, log: log,
             tableSectorSize: tableSectorSize)
+        options.formatRules = formatRules
+        return options
     }
 }
 

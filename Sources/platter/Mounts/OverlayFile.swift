@@ -87,8 +87,7 @@ final class OverlayFile {
     /// Throws unless the image at `path` names the one at `source` as its parent: bytes over the wrong image would be
     /// garbage.
     private static func check(_ path: String, isOver source: String, _ options: DiskOptions) throws(ImageError) {
-        var options = forReading(options)
-        options.format = "qcow2"
+        var options = forReading(options).pinned(to: "qcow2")
         options.backingFormat = nil
         // The overlay's own parent is the source, and those that the user named lie below that.
         options.parents = [nil] + options.parents

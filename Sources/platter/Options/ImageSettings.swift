@@ -6,6 +6,8 @@ internal import Storage
 struct ImageSettings: Sendable {
     /// The image's format, or nil to find it.
     var format: String?
+    /// The formats of files with certain names, in the order in which they were given.
+    var formatRules: [FormatRule] = []
     /// The format of parents that record none, or nil to trust what is recorded.
     var backingFormat: String?
     /// Which of a VHD's two sizes counts.
@@ -38,8 +40,18 @@ extension Option where Settings: HasImageSettings {
     /// The options about opening an image, shared by every command that opens one.
     static var imageOptions: [Option] {
         [
-            Option(keys: ["format"], value: "NAME", help: "the image's format: \(formatNames)") {
-                settings, value, name throws(Failure) in settings.image.format = try formatName(value, name)
+            Option(
+                keys: ["format"], value: "NAME",
+                help: "the image's format: \(formatNames); NAME:PATTERN for files of that name (repeatable)"
+            ) { settings, value, name throws(Failure) in
+                guard let colon = value.firstIndex(of: ":") else {
+                    settings.image.format = try formatName(value, name)
+                    return
+                }
+                let pattern = String(value[value.index(after: colon)...])
+                settings.image.formatRules.append(
+                    FormatRule(
+                        format: try formatName(String(value[..<colon]), name), pattern: try namePattern(pattern, name)))
             },
             Option(
                 keys: ["backing-format"], value: "NAME", help: "the format of a parent whose child does not record it"
@@ -107,6 +119,15 @@ extension Option where Settings: HasImageSettings {
     }
 
     private static var formatNames: String { Registry.formats.map { $0.name }.joined(separator: ", ") }
+
+    private static func namePattern(_ text: String, _ name: String) throws(Failure) -> NamePattern {
+        guard let pattern = NamePattern(text) else {
+            throw .usage(
+                "'\(name)' needs a pattern for a file's name without its directory, of *, ?, [a-z] and [!a-z], not '\(text)'"
+            )
+        }
+        return pattern
+    }
 
     private static func formatName(_ value: String, _ name: String) throws(Failure) -> String {
         guard let format = Registry.format(named: value) else {
