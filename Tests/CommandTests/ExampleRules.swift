@@ -56,6 +56,11 @@ enum ExampleRules {
             shows: ["win11.vhdx: clean", "\"corruptions\": 0"]),
         "platter help COMMAND": .instead(
             "platter help check", because: "its operand stands for one", shows: ["usage: platter check"]),
+        "qemu-img convert": .instead(
+            "qemu-img convert -O vmdk disk.raw x.vmdk && ! platter x.vmdk /mnt/disk && "
+                + "qemu-img convert -O qcow2 x.vmdk x.qcow2 && platter x.qcow2 /mnt/disk",
+            because: "its operands are missing", shows: ["/mnt/disk/x.qcow2.raw\n"],
+            then: "cmp /mnt/disk/x.qcow2.raw disk.raw && echo same", gives: "same\n"),
         "platter list": .instead(
             "platter win11.vhdx /mnt/disk && platter list && platter list --json", because: "nothing is mounted",
             shows: ["/img/win11.vhdx", "\"mountpoint\": \"/mnt/disk\""]),
