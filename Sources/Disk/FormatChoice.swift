@@ -41,7 +41,7 @@ extension DiskOptions {
         return options
     }
 
-    /// What the first rule says that the last component of `path` fits.
+    /// Returns what the first rule says that the last component of `path` fits.
     private func ruledFormat(_ path: [UInt8]) -> String? {
         guard !formatRules.isEmpty, let name = path.split(separator: UInt8(ascii: "/")).last else { return nil }
         return formatRules.first { $0.pattern.matches(name) }?.format

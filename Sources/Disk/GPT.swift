@@ -86,7 +86,7 @@ struct GPT {
         return search
     }
 
-    /// What is wrong with the backup of a primary copy that is whole; nil where nothing is.
+    /// Returns what is wrong with the backup of a primary copy that is whole; nil where nothing is.
     func remarkOnBackup(of primary: Copy) -> String? {
         let place = primary.header.alternate
         guard place < sectors else { return nil }
@@ -226,7 +226,7 @@ struct GPTHeader {
     }
 
     /// What is wrong with the header, whose bytes are `sector` and which was found in sector number `found`; nil where
-    /// nothing is.
+    /// where nothing is.
     func problem(_ sector: RawSpan, in found: UInt64) -> String? {
         guard headerBytes >= 92, Int(headerBytes) <= sector.byteCount else {
             return "its header has the impossible size of \(headerBytes.counted("byte"))"

@@ -29,11 +29,11 @@ struct MBR {
 
     // MARK: - The first sector
 
-    /// Whether the sector ends in the signature that tables and boot sectors have.
+    /// Returns whether the sector ends in the signature that tables and boot sectors have.
     static func hasSignature(_ bytes: [UInt8]) -> Bool { bytes.span.bytes.little(UInt16.self, at: 510) == 0xAA55 }
 
-    /// Whether a slot announces a GPT: of type 0xEE, from sector 1 on; its size does not count (UEFI specification,
-    /// 5.2.3, and Linux).
+    /// Returns whether a slot announces a GPT: of type 0xEE, from sector 1 on; its size does not count (UEFI
+    /// specification, 5.2.3, and Linux).
     static func isProtective(_ bytes: [UInt8]) -> Bool {
         slots(bytes).contains { $0.type == protectiveType && $0.first == 1 }
     }

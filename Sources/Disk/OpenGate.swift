@@ -95,7 +95,7 @@ struct OpenGate: Sendable {
         return directories.map { PathText.join($0, name.text) }
     }
 
-    /// Where a file could be whose recorded path is of no use but for its end: the longest end first, below the
+    /// Returns where a file could be whose recorded path is of no use but for its end: the longest end first, below the
     /// directories of the image at `path` and below every one that is allowed.
     func tails(of text: String, namedBy path: String) -> [String] {
         let places = directories(for: path)

@@ -54,7 +54,7 @@ struct FileName {
         bytes = path.split(separator: UInt8(ascii: "/")).last.map { $0.map(Self.lowered) } ?? []
     }
 
-    /// Whether it ends with a dot and one of `endings`.
+    /// Returns whether it ends with a dot and one of `endings`.
     func ends(with endings: [String]) -> Bool {
         endings.contains { ending in
             bytes.count > ending.utf8.count + 1 && bytes.suffix(ending.utf8.count + 1).elementsEqual(".\(ending)".utf8)

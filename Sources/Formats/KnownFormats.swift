@@ -91,7 +91,7 @@ struct KnownFormat: Sendable {
             what: "a sparse image of Android, which is not read; convert it", command: "simg2img FILE NEW.raw"),
     ]
 
-    /// Whether the file ends with the trailer of a DMG.
+    /// Returns whether the file ends with the trailer of a DMG.
     private static func hasMacTrailer(_ storage: any Storage) throws(ImageError) -> Bool {
         guard storage.size >= 512 else { return false }
         let trailer = try storage.bytes(at: .init(storage.size - 512), count: 8)

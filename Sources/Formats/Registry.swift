@@ -58,7 +58,7 @@ package enum Registry {
     }
 
     /// What a raw disk called `name` begins with, where that is rather a compressed file or an archive: nothing that a
-    /// guest could not have put there, so nothing to be refused. Throws `.io`.
+    /// a guest could not have put there, so nothing to be refused. Throws `.io`.
     package static func doubt(
         about storage: any Storage, name: some Collection<UInt8>
     ) throws(ImageError) -> ImageError? {
@@ -70,7 +70,7 @@ package enum Registry {
             detail: "\(known.name): \(known.command)")
     }
 
-    /// Whether a file called `name` is worth showing when it is damaged: the name is that of an image.
+    /// Returns whether a file called `name` is worth showing when it is damaged: the name is that of an image.
     package static func isImageName(_ name: some Collection<UInt8>) -> Bool {
         let name = FileName(name)
         return name.saysRaw || formats.contains { name.ends(with: $0.nameEndings) }
@@ -105,7 +105,7 @@ package enum Registry {
         names.map(option.naming).joined(separator: " or ")
     }
 
-    /// What is said of a file that is no image, in the words of the format that it should be of.
+    /// Returns what is said of a file that is no image, in the words of the format that it should be of.
     private static func complaint(
         about storage: any Storage, _ name: FileName, _ option: FormatOption
     ) throws(ImageError) -> ImageError {

@@ -95,7 +95,7 @@ final class HostDirectory: DirectoryContent {
         return findView(name, in: place)
     }
 
-    /// What is shown as a file called `name`; nil for a directory.
+    /// Returns what is shown as a file called `name`; nil for a directory.
     private func entry(_ name: Name, file found: HostListing.Found) -> Entry? {
         switch found {
         case .directory: nil

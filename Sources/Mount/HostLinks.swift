@@ -54,7 +54,7 @@ final class HostLinks: Sendable {
         self.allowed = allowed
     }
 
-    /// What the link at `place` leads to; nil where there is no link.
+    /// Returns what the link at `place` leads to; nil where there is no link.
     func target(ofLinkAt place: HostPlace) -> Target? {
         guard let facts = try? place.facts(following: false), facts.mode & FileType.mask == FileType.link else {
             return nil
@@ -62,7 +62,7 @@ final class HostLinks: Sendable {
         return target(of: place)
     }
 
-    /// What the link at `place` leads to.
+    /// Returns what the link at `place` leads to.
     func target(of place: HostPlace) -> Target {
         let descriptor = place.openAnywhere(clinux_path_only)
         guard descriptor >= 0 else {
@@ -85,7 +85,7 @@ final class HostLinks: Sendable {
         return .refused(Refusal(reason: .outside, target: place.linkText ?? "?"))
     }
 
-    /// What a link to the regular file at `real`, which has no links in it, is.
+    /// Returns what a link to the regular file at `real`, which has no links in it, is.
     private func target(of place: HostPlace, at real: [UInt8], _ facts: HostFacts) -> Target {
         for root in [source] + (follows ? allowed : []) {
             guard let relative = Self.relative(real, to: root) else { continue }

@@ -108,7 +108,7 @@ private struct PassedLinks {
         }
     }
 
-    /// What there is in place of an image.
+    /// Returns what there is in place of an image.
     func error(_ path: String) -> ImageError {
         if outside > 0 {
             return ImageError(

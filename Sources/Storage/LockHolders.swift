@@ -45,7 +45,7 @@ struct LockHolders {
         return hasBlindSpot ? "as root, 'fuser -v FILE' tells which" : nil
     }
 
-    /// Whether a process has the file open by a descriptor that holds such a lock.
+    /// Returns whether a process has the file open by a descriptor that holds such a lock.
     private mutating func holds(_ pid: Int32) -> Bool {
         guard let identity, let descriptors = opendir("/proc/\(pid)/fd") else {
             if errno == EACCES || errno == EPERM { hasBlindSpot = true }

@@ -26,7 +26,7 @@ package final class NewDevice: NewTarget, Storage {
     private let device: FileStorage
     private let state = Mutex(State())
 
-    /// Whether there is a block device at `path`, or a symbolic link to one.
+    /// Returns whether there is a block device at `path`, or a symbolic link to one.
     package static func isDevice(_ path: String) -> Bool {
         var facts = clinux_file_facts()
         return clinux_facts_at(AT_FDCWD, path, 0, &facts) == 0 && facts.mode & UInt32(S_IFMT) == UInt32(S_IFBLK)

@@ -14,7 +14,7 @@ enum HostPath {
         return text
     }
 
-    /// Whether there is anything at `path`, a link that leads nowhere included.
+    /// Returns whether there is anything at `path`, a link that leads nowhere included.
     static func exists(_ path: String) -> Bool {
         var status = stat()
         return lstat(path, &status) == 0

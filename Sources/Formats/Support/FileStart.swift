@@ -29,10 +29,10 @@ package struct FileStart: Sendable {
         self.bytes = bytes
     }
 
-    /// Whether `text` stands at `offset`.
+    /// Returns whether `text` stands at `offset`.
     func has(_ text: StaticString, at offset: Int = 0) -> Bool { bytes.span.bytes.hasASCII(text, at: offset) }
 
-    /// Whether `magic` stands at `offset`.
+    /// Returns whether `magic` stands at `offset`.
     func begins(with magic: [UInt8], at offset: Int = 0) -> Bool { bytes.dropFirst(offset).starts(with: magic) }
 
     /// How many zeros the file begins with, as far as has been read.

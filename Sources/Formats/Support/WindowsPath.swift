@@ -1,7 +1,7 @@
 /// Paths as programs write them where a format has a place for a path of Windows. Many write others there: a relative one
 /// in the place of the absolute one (Xen Orchestra), or one of this machine (UrBackup). So each is taken for what it is.
 enum WindowsPath {
-    /// What `text`, not empty, means, with forward slashes.
+    /// Returns what `text`, not empty, means, with forward slashes.
     static func path(_ text: String) -> ParentReference.Path {
         if text.hasPrefix("/"), !text.hasPrefix("//"), !text.contains("\\") {
             return ParentReference.Path(base: .host, text: text)
@@ -12,8 +12,8 @@ enum WindowsPath {
         return ParentReference.Path(base: isRooted ? .windows : .image, text: slashed)
     }
 
-    /// Whether `text` begins with a drive (`C:`), or with two backslashes as shares, volumes and devices do (`\\nas\vm`,
-    /// `\\?\Volume{…}`).
+    /// Returns whether `text` begins with a drive (`C:`), or with two backslashes as shares, volumes and devices do
+    /// (`\\nas\vm`, `\\?\Volume{…}`).
     static func hasDriveOrShare(_ text: String) -> Bool {
         if text.hasPrefix("\\\\") { return true }
         guard let first = text.utf8.first, text.utf8.dropFirst().first == UInt8(ascii: ":") else { return false }

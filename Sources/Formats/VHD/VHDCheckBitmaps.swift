@@ -41,7 +41,7 @@ struct VHDBitmapCheck {
         }
     }
 
-    /// Whether a sector of `block`, whose bitmap begins at byte `start`, holds data and has a clear bit.
+    /// Returns whether a sector of `block`, whose bitmap begins at byte `start`, holds data and has a clear bit.
     private func hidesData(_ block: UInt64, _ start: UInt64) throws(ImageError) -> Bool {
         let bytes = table.byteCount(of: block) - table.bitmapBytes
         let sectors = Int(bytes.dividedRoundingUp(by: 512))
@@ -58,7 +58,7 @@ struct VHDBitmapCheck {
         return false
     }
 
-    /// Whether anything but zeros lies between two bytes of the file. Holes of the host are stepped over.
+    /// Returns whether anything but zeros lies between two bytes of the file. Holes of the host are stepped over.
     private func holdsData(from start: UInt64, to end: UInt64) throws(ImageError) -> Bool {
         var position = start
         while position < end {

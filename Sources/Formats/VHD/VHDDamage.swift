@@ -42,7 +42,7 @@ extension VHD {
     /// How much of the end is searched, in bytes: what programs append is small.
     private static let searched: UInt64 = 1 << 20
 
-    /// Where a good footer ends that has something behind it.
+    /// Returns where a good footer ends that has something behind it.
     private static func footerBeforeEnd(_ storage: any Storage) throws(ImageError) -> UInt64? {
         let count = min(storage.size, searched)
         let base = storage.size - count

@@ -18,7 +18,7 @@ enum VHDFlaw {
         }
     }
 
-    /// What opening for writing says about it.
+    /// Returns what opening for writing says about it.
     func error(_ block: UInt64, _ table: VHDTable) -> ImageError {
         ImageError(
             .corrupt, what, at: table.entryOffset(block).rawValue, detail: CheckReport.entry("BAT", block))

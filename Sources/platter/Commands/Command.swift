@@ -57,7 +57,7 @@ struct Command: Sendable {
         Suggestion.nearest(to: word, among: all.map(\.name) + taken + ["help"])
     }
 
-    /// What `platter help` prints, with a command's name behind it or without.
+    /// Returns what `platter help` prints, with a command's name behind it or without.
     private static func help(on words: [String]) throws(Failure) -> String {
         guard let word = words.first, word != "--help", word != "-h" else { return overview }
         guard words.count == 1 else { throw .usage("'\(words[1])' is one argument too many") }

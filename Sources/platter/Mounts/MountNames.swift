@@ -14,10 +14,10 @@ struct MountNames {
         source = (try? HostPath.existing(target)).map { Array($0.utf8) }
     }
 
-    /// Whether a mount on `mountpoint` is meant.
+    /// Returns whether a mount on `mountpoint` is meant.
     func match(mountpoint: [UInt8]) -> Bool { names.contains(trimmed(mountpoint)) || names.contains(mountpoint) }
 
-    /// Whether a mount of `source` is meant: an image, or a directory of images.
+    /// Returns whether a mount of `source` is meant: an image, or a directory of images.
     func match(source: [UInt8]) -> Bool { names.contains(source) || source == self.source }
 
     private func trimmed(_ path: [UInt8]) -> [UInt8] {

@@ -41,7 +41,7 @@ struct MountPlan: Sendable {
         try check(settings)
     }
 
-    /// Where a path that was typed leads, but for a link at its end; nil where it ends with no name.
+    /// Returns where a path that was typed leads, but for a link at its end; nil where it ends with no name.
     private static func typed(_ path: String) -> (name: String, directory: String)? {
         let absolute = HostPath.absolute(path)
         guard let slash = absolute.lastIndex(of: "/") else { return nil }

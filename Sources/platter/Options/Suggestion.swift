@@ -16,7 +16,7 @@ enum Suggestion {
     /// " (did you mean 'NAME'?)", or nothing.
     static func hint(_ name: String?) -> String { name.map { " (did you mean '\($0)'?)" } ?? "" }
 
-    /// Whether `word` is `name` with letters left out, but not the first one: "mnt" for "mount".
+    /// Returns whether `word` is `name` with letters left out, but not the first one: "mnt" for "mount".
     private static func abbreviates(_ word: [UInt8], _ name: [UInt8]) -> Bool {
         guard word.count > 1, word.first == name.first else { return false }
         var rest = word[...]
@@ -25,7 +25,7 @@ enum Suggestion {
     }
 
     /// How many letters must be changed, left out, put in, or exchanged with their neighbour to make one word the other:
-    /// the edit distance of Damerau in its restricted form (optimal string alignment).
+    /// other: the edit distance of Damerau in its restricted form (optimal string alignment).
     static func distance(_ first: [UInt8], _ second: [UInt8]) -> Int {
         var before: [Int] = []
         var last = Array(0...second.count)
