@@ -42,7 +42,8 @@ struct ChainOpener {
                     detail: "\(options.maxLayers)", file: path)
             }
             do throws(ImageError) { try addParent(parent, of: last) } catch {
-                guard options.acceptsMissingParent, override == nil else { throw error }
+                // A host that fails, or has no descriptors left, says nothing about the parent.
+                guard options.acceptsMissingParent, override == nil, error.kind != .io else { throw error }
                 layers[layers.count - 1].missingParent = error
                 break
             }
@@ -176,7 +177,8 @@ struct ChainOpener {
         if let recorded, Registry.format(named: recorded) == nil {
             throw ImageError(.unsupported, "the parent is of a format that cannot be read", detail: recorded)
         }
-        let (format, isTold) = try options.format(ofParent: file, recorded: recorded)
+        let (format, isTold) = try options.format(
+            ofParent: file, recorded: recorded, isNamed: isUsersWord)
         // What the user named is recognised as the image itself is.
         let isTrusted = isTold || isUsersWord
         let (driver, opened) = try driver(of: file, format, trusted: isTrusted)

@@ -86,6 +86,8 @@ extension ChainOpener {
             guard error.reason == .unrelated, options.forcesParent else { throw error.error }
             try addStranger(file, reference, of: child)
         }
+        // What the image says about its parent's own parent is about another file.
+        endsHere = false
     }
 
     /// Adds a file as the parent whose identity is another one, since the user insists.

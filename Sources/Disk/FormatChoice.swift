@@ -16,12 +16,24 @@ extension DiskOptions {
     }
 
     /// The format of a parent whose child records `recorded`, and whether that is somebody's word: where it is not, the file
-    /// shows it, which a guest may have written. Throws as the other one.
+    /// shows it, which a guest may have written. Of a file that the user named in place of the recorded one (`isNamed`) the
+    /// user's word counts first, and where only `raw` is recorded it must not look like an image. Throws as the other one.
     func format(
-        ofParent storage: any Storage, recorded: String?
+        ofParent storage: any Storage, recorded: String?, isNamed: Bool
     ) throws(ImageError) -> (format: any ImageFormat.Type, isTold: Bool) {
         let name = Array(storage.name.utf8)
-        if let word = recorded ?? ruledFormat(name) ?? backingFormat { return (try Self.format(named: word), true) }
+        let said = ruledFormat(name) ?? backingFormat
+        if let word = isNamed ? said ?? recorded : recorded ?? said {
+            let format = try Self.format(named: word)
+            if isNamed, said == nil, try !format.recognises(storage),
+                let other = try Registry.formats(of: storage).first
+            {
+                throw ImageError(
+                    .malformed, "the image records another format of its parent than this file has; say which it is",
+                    detail: "-o backing-format=\(other.name) or -o backing-format=\(word)")
+            }
+            return (format, true)
+        }
         return (try Registry.detect(storage, name: name, option: .parent), false)
     }
 

@@ -126,6 +126,7 @@ struct MBR {
     private func addLogical(of extended: Slot, to collected: inout Collected) {
         var (record, size) = (extended.first, extended.count)
         var empty = 0
+        var isFirst = true
         while empty < Self.mostEmptyRecords {
             guard collected.seen.insert(record).inserted else {
                 return collected.remark("its chain of logical partitions is a loop")
@@ -136,7 +137,9 @@ struct MBR {
                 (start: extended.first + $0.first, size: $0.count)
             }
             // The first record has no size of its own: it ends where the next one begins.
-            let end = min(record + size, next.map { $0.start > record ? $0.start : .max } ?? .max)
+            let nextStart = next.map { isFirst && $0.start > record ? $0.start : .max } ?? .max
+            let end = min(record + size, nextStart)
+            isFirst = false
             for (index, slot) in slots.enumerated() where slot.count != 0 && !slot.isExtended {
                 guard index < 2 || fits(slot, record: record, end: end, in: extended) else { continue }
                 guard collected.nextLogical - 5 < Self.mostLogical else {

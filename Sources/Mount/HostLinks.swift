@@ -42,11 +42,14 @@ final class HostLinks: Sendable {
     private let source: HostRoot
     private let follows: Bool
     private let allowed: [HostRoot]
+    /// The mount itself, an absolute path without links.
+    private let mountpoint: [UInt8]
 
     /// The links below `source`. Throws what opening one of the allowed directories throws.
     init(_ source: HostRoot, _ options: MountOptions) throws(ImageError) {
         self.source = source
         follows = options.followsLinks
+        mountpoint = Array((HostPath.real(options.mountpoint) ?? options.mountpoint).utf8)
         var allowed: [HostRoot] = []
         for directory in options.disk.allowedParents {
             allowed.append(try HostRoot(path: HostPath.real(directory) ?? directory))
@@ -62,43 +65,75 @@ final class HostLinks: Sendable {
         return target(of: place)
     }
 
-    /// Returns what the link at `place` leads to.
+    /// Links that lead to links are followed so many times.
+    private static let mostHops = 16
+
+    /// Returns what the link at `place` leads to. The way is worked out as text, and only directories that links may lead
+    /// to are ever looked into: a link may name a filesystem that hangs, or this very mount, whose server would wait for
+    /// itself.
     func target(of place: HostPlace) -> Target {
-        let descriptor = place.openAnywhere(clinux_path_only)
-        guard descriptor >= 0 else {
-            let code = errno
-            let reason: Refusal.Reason = code == ENOENT || code == ENOTDIR || code == ELOOP ? .nowhere : .closed
-            return .refused(Refusal(reason: reason, target: place.linkText ?? "?"))
+        guard let text = place.linkBytes else { return .other }
+        var path = Self.join(place.directoryBytes, text)
+        for _ in 0..<Self.mostHops {
+            guard let root = root(of: path), let relative = Self.relative(path, to: root) else {
+                return .refused(refusal(path))
+            }
+            let step = HostPlace(root: root, path: relative)
+            let found: HostFacts
+            do throws(ImageError) { found = try step.facts(following: false) } catch {
+                return .refused(Refusal(reason: error.kind == .missing ? .nowhere : .closed, target: Self.text(path)))
+            }
+            switch found.mode & FileType.mask {
+            case FileType.directory: return .directory
+            case FileType.regular: return file(place, at: step, path)
+            case FileType.link:
+                guard let next = step.linkBytes else { return .other }
+                path = Self.join(step.directoryBytes, next)
+            default: return .other
+            }
         }
-        defer { close(descriptor) }
-        guard let facts = try? HostPlace.facts(of: descriptor, place.text) else { return .other }
-        switch facts.mode & FileType.mask {
-        case FileType.directory: return .directory
-        case FileType.regular: break
-        default: return .other
-        }
-        if let real = HostPlace.realPath(of: descriptor) { return target(of: place, at: real, facts) }
-        // Without /proc nobody can tell where it is, but the kernel still keeps it inside.
-        var inside = place
-        inside.target = HostPlace.Target(root: place.root, path: place.path, admitted: 0o700)
-        if let now = try? inside.facts(), now.mode & FileType.mask == FileType.regular { return .file(inside, now) }
-        return .refused(Refusal(reason: .outside, target: place.linkText ?? "?"))
+        return .refused(Refusal(reason: .nowhere, target: Self.text(text)))
     }
 
-    /// Returns what a link to the regular file at `real`, which has no links in it, is.
-    private func target(of place: HostPlace, at real: [UInt8], _ facts: HostFacts) -> Target {
-        for root in [source] + (follows ? allowed : []) {
-            guard let relative = Self.relative(real, to: root) else { continue }
-            var followed = place
-            followed.target = HostPlace.Target(
-                root: root, path: relative, admitted: MountContext.admitted(to: real))
-            // By the way that is used from here on; something else may be there by now.
-            guard let now = try? followed.facts(), now.mode & FileType.mask == FileType.regular else { continue }
-            return .file(followed, now)
+    /// The regular file at `step`, to which the link at `place` leads.
+    private func file(_ place: HostPlace, at step: HostPlace, _ path: [UInt8]) -> Target {
+        var followed = place
+        followed.target = HostPlace.Target(root: step.root, path: step.path, admitted: 0o700)
+        // By the way that is used from here on; something else may be there by now.
+        guard let descriptor = try? followed.open(clinux_path_only | O_NOFOLLOW) else { return .other }
+        defer { close(descriptor) }
+        guard let facts = try? HostPlace.facts(of: descriptor, place.text),
+            facts.mode & FileType.mask == FileType.regular
+        else { return .other }
+        // Without /proc nobody can tell where it really is: then only its owner may have it.
+        if let real = HostPlace.realPath(of: descriptor) {
+            followed.target?.admitted = MountContext.admitted(to: real)
         }
-        let isAllowed = allowed.contains { Self.relative(real, to: $0) != nil }
-        return .refused(
-            Refusal(reason: isAllowed ? .allowed : .outside, target: String(decoding: real, as: UTF8.self)))
+        return .file(followed, facts)
+    }
+
+    /// The directory by which a path may be reached: the source, or an allowed one where links are followed. None leads to
+    /// this mount.
+    private func root(of path: [UInt8]) -> HostRoot? {
+        let isOurs = path == mountpoint || path.starts(with: mountpoint + [UInt8(ascii: "/")])
+        return isOurs ? nil : ([source] + (follows ? allowed : [])).first { Self.relative(path, to: $0) != nil }
+    }
+
+    private func refusal(_ path: [UInt8]) -> Refusal {
+        let isAllowed = allowed.contains { Self.relative(path, to: $0) != nil }
+        return Refusal(reason: isAllowed && !follows ? .allowed : .outside, target: Self.text(path))
+    }
+
+    private static func text(_ path: [UInt8]) -> String { String(decoding: path, as: UTF8.self) }
+
+    /// The absolute path that `text`, of a link in `directory`, means, with `.` and `..` taken out.
+    private static func join(_ directory: [UInt8], _ text: [UInt8]) -> [UInt8] {
+        let slash = UInt8(ascii: "/")
+        var parts: [ArraySlice<UInt8>] = []
+        for part in (text.first == slash ? text : directory + [slash] + text).split(separator: slash) {
+            if part == [0x2E, 0x2E] { _ = parts.popLast() } else if part != [0x2E] { parts.append(part) }
+        }
+        return parts.flatMap { [slash] + $0 }
     }
 
     private static func relative(_ path: [UInt8], to root: HostRoot) -> [UInt8]? {

@@ -46,21 +46,23 @@ struct HostPlace: Sendable {
         }
     }
 
-    /// Opens it with the flags of open(2), following links wherever they lead: to see where that is, and no more. A
-    /// descriptor, or -1 with errno.
-    func openAnywhere(_ flags: Int32) -> Int32 {
-        (path + [0]).withUnsafeBytes { bytes in
-            clinux_open_at(root.descriptor, bytes.baseAddress?.assumingMemoryBound(to: CChar.self), flags)
-        }
+    /// The text of the symbolic link at this place; nil where there is none. The link is looked up beneath the directory
+    /// like everything else, and read through its descriptor.
+    var linkBytes: [UInt8]? {
+        guard let descriptor = try? open(clinux_path_only | O_NOFOLLOW) else { return nil }
+        defer { close(descriptor) }
+        var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
+        let count = readlinkat(descriptor, "", &buffer, buffer.count)
+        guard count > 0 else { return nil }
+        return buffer.prefix(count).map { UInt8(bitPattern: $0) }
     }
 
-    /// The text of the symbolic link at this place; nil where there is none.
-    var linkText: String? {
-        var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
-        let name = (path + [0]).map { CChar(bitPattern: $0) }
-        let count = readlinkat(root.descriptor, name, &buffer, buffer.count)
-        guard count > 0 else { return nil }
-        return String(decoding: buffer.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    /// The absolute path of the directory that this place lies in.
+    var directoryBytes: [UInt8] {
+        let slash = UInt8(ascii: "/")
+        let parent = path.lastIndex(of: slash).map { Array(path[..<$0]) } ?? []
+        let whole = root.path == "/" ? [] : Array(root.path.utf8)
+        return parent.isEmpty ? whole : whole + [slash] + parent
     }
 
     /// The absolute path of an open file, without links; nil where the system cannot tell.

@@ -15,6 +15,8 @@ package final class NewDevice: NewTarget, Storage {
         /// The first and the last bytes of the device, as they will be.
         var head = [UInt8](repeating: 0, count: NewDevice.edge)
         var tail = [UInt8](repeating: 0, count: NewDevice.edge)
+        /// Whether the device has been changed.
+        var hasBegun = false
     }
 
     /// The bytes at either end that are written last.
@@ -56,17 +58,27 @@ package final class NewDevice: NewTarget, Storage {
         guard device.isDevice, deviceBytes >= UInt64(2 * Self.edge) else {
             throw ImageError(.noSpace, "the device is too small for any image", file: path)
         }
-        try writeEdges(State())
     }
 
     package var bytes: any Storage { self }
 
     package func keep() throws(ImageError) {
+        try begin()
         try device.flush()
         try writeEdges(state.withLock { $0 })
     }
 
-    package func remove() { _ = try? writeEdges(State()) }
+    package func remove() {
+        if state.withLock({ $0.hasBegun }) { _ = try? writeEdges(State()) }
+    }
+
+    /// Takes away what tells the old content, before the first byte of the new one is written and not earlier: a format that
+    /// refuses a size or an option has then changed nothing.
+    private func begin() throws(ImageError) {
+        guard !state.withLock({ $0.hasBegun }) else { return }
+        try writeEdges(State())
+        state.withLock { $0.hasBegun = true }
+    }
 
     /// Writes both ends, the beginning last.
     private func writeEdges(_ state: State) throws(ImageError) {
@@ -116,6 +128,7 @@ package final class NewDevice: NewTarget, Storage {
         try reach(to: offset.rawValue)
         let (lower, upper) = middle(offset.rawValue, end)
         if lower < upper {
+            try begin()
             let start = Int(lower - offset.rawValue)
             try device.write(
                 at: HostOffset(lower), UnsafeRawBufferPointer(rebasing: bytes[start..<(start + Int(upper - lower))]))
@@ -129,7 +142,10 @@ package final class NewDevice: NewTarget, Storage {
     package func zero(at offset: HostOffset, count: UInt64) throws(ImageError) {
         let end = try end(of: offset, count)
         let (lower, upper) = middle(offset.rawValue, end)
-        if lower < upper { try device.zero(at: HostOffset(lower), count: upper - lower) }
+        if lower < upper {
+            try begin()
+            try device.zero(at: HostOffset(lower), count: upper - lower)
+        }
         state.withLock { setEdges(&$0, offset.rawValue, end) { _ in 0 } }
     }
 
@@ -146,7 +162,9 @@ package final class NewDevice: NewTarget, Storage {
         state.withLock { $0.reach = size }
     }
 
-    package func flush() throws(ImageError) { try device.flush() }
+    package func flush() throws(ImageError) {
+        if state.withLock({ $0.hasBegun }) { try device.flush() }
+    }
 
     package func startWriteback() { device.startWriteback() }
 

@@ -118,6 +118,18 @@ struct DeviceTests {
         if calls == ["fdatasync"] { #expect(wholes > 0) }
     }
 
+    /// A mistyped option or size must not cost what is on the device.
+    @Test(arguments: [["-f", "vhdx", "-o", "block_size=777", "4M"], ["-f", "raw", "1T"], ["-f", "vhd", "4E"]])
+    func whatIsRefusedLeavesTheDeviceAsItWas(_ arguments: [String]) throws {
+        let device = try device()
+        let before = try HostFiles.read(device.path)
+        let head = [UInt8](repeating: 0x5A, count: 4096)
+        try HostFiles.patch(head, at: 0, of: device.path)
+        let create = ["create", "-q", "--force"] + arguments.dropLast() + [device.path, arguments.last ?? ""]
+        #expect(try !ChildProcess(Product.path, create).wait(timeout: 60).succeeded)
+        #expect(try HostFiles.read(device.path) == head + before.dropFirst(4096))
+    }
+
     /// A loss of power leaves what was flushed, and any part of the rest.
     @Test(.enabled(if: Traced.isUsable, Traced.skipReason), arguments: kinds)
     func bothEndsAreClearedFirstAndWrittenLast(_ arguments: [String]) throws {
@@ -128,7 +140,9 @@ struct DeviceTests {
         #expect(try ChildProcess("strace", strace + creation).wait(timeout: 60).succeeded)
         // "PID pwrite64(3, ""..., 4096, 0) = 4096"
         let calls = try HostFiles.text(log).split(separator: "\n").map { line in
-            let call = line.split(separator: " ", maxSplits: 1)[1].split(separator: "(", maxSplits: 1)
+            // Short process ids are padded.
+            let call = line.split(separator: " ", maxSplits: 1)[1].drop { $0 == " " }.split(
+                separator: "(", maxSplits: 1)
             let values = call[1].split(separator: ")")[0].split(separator: ", ")
             return call[0] == "pwrite64" ? "write \(values[values.count - 1])" : String(call[0])
         }.filter { $0 != "fsync" }

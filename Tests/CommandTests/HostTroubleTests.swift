@@ -40,9 +40,10 @@ struct HostTroubleTests {
         let piece = [UInt8](repeating: 0x62, count: 1 << 20)
         var hasFailed = false
         // The host is asked now and then, when much was written: write until it was.
-        for index in 0..<240 where !hasFailed {
-            hasFailed = pwrite(descriptor, piece, piece.count, off_t(index << 20)) < 0
+        for index in 0..<2000 where !hasFailed {
+            hasFailed = pwrite(descriptor, piece, piece.count, off_t(index % 240) << 20) < 0
             if index % 16 == 15, try HostFiles.text(log).contains("INJECTED") { break }
+            if index >= 240 { usleep(10_000) }
         }
         #expect(try HostFiles.text(log).contains("INJECTED"))
         #expect(fsync(descriptor) < 0 || hasFailed)

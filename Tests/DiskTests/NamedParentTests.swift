@@ -54,6 +54,40 @@ struct NamedParentTests {
 
     // MARK: - parent=
 
+    /// What a child records of its parent is about that one: neither its end of the chain nor its format binds a file that
+    /// the user names instead.
+    @Test func whatIsRecordedDoesNotBindAnotherFile() throws {
+        try make("home/base.qcow2", mark: 7)
+        let middle = try make("home/middle.qcow2", over: "home/base.qcow2")
+        for format in ["qcow2", "raw"] {
+            let name =
+                "json:{\"driver\":\"\(format)\",\"backing\":null,\"file\":{\"driver\":\"file\",\"filename\":\"gone\"}}"
+            let request = NewImage.Parent(path: middle, options: .quiet, recorded: name)
+            let top = scratch.file("home/top-\(format).qcow2")
+            _ = try NewImage(path: top, format: QCOW2.self, size: Self.size, parent: request, replaces: true).make()
+            // The format in the header counts before that in the name.
+            if format == "raw" { try HostFiles.patch(Array("raw  ".utf8), at: Int64(try formatPlace(top)), of: top) }
+            if format == "qcow2" {
+                #expect(try first(open(top, ["home/middle.qcow2"])) == 7)
+                continue
+            }
+            let refusal = try failure { try open(top, ["home/middle.qcow2"]) }
+            #expect("\(refusal)".contains("-o backing-format=qcow2 or -o backing-format=raw"), "\(refusal)")
+            #expect(try first(open(top, ["home/middle.qcow2"]) { $0.backingFormat = "qcow2" }) == 7)
+            #expect(try first(open(top, ["home/middle.qcow2"]) { $0.backingFormat = "raw" }) == UInt8(ascii: "Q"))
+        }
+    }
+
+    /// Where the five letters of the backing format stand in the header of an image; its length becomes three.
+    private func formatPlace(_ path: String) throws -> Int {
+        var bytes = try HostFiles.read(path)
+        let mark: [UInt8] = [0xE2, 0x79, 0x2A, 0xCA]
+        let place = try #require((0..<4000).first { Array(bytes[$0..<($0 + 4)]) == mark })
+        bytes[place + 7] = 3
+        try HostFiles.write(bytes, to: path)
+        return place + 8
+    }
+
     @Test(arguments: ["vhd", "vhdx", "qcow2"]) func theUserNamesWhatTheImageCannot(_ kind: String) throws {
         try make("home/base.\(kind)", mark: 7)
         try make("home/middle.\(kind)", over: "home/base.\(kind)")

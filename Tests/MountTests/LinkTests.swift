@@ -105,7 +105,7 @@ struct LinkTests {
         unlink(source + "/one.raw")
         let point = work.file("point")
         #expect(mkdir(point, 0o755) == 0)
-        #expect(symlink("../outside/deep", source + "/directory") == 0)
+        #expect(symlink("sub", source + "/directory") == 0)
         let directories = try run(Served.program, "mount", "-f", source, point, timeout: 20)
         #expect(directories.status == 32 && directories.errors.contains("name one of those (1 link)"), "\(directories)")
         #expect(symlink("../outside/deep/nine.raw", source + "/a.raw") == 0)
@@ -115,6 +115,33 @@ struct LinkTests {
         #expect(files.errors.contains("-o follow-links with --allow-parents DIR"), "\(files)")
         let served = try Served(source, "follow-links", "allow-parents=\(outside)")
         #expect(try HostFiles.list(served.mountpoint) == [".platter", "a.raw", "sub"])
+    }
+
+    /// A server that walks a link into its own mount waits for itself, and so does everybody else then, beyond SIGKILL.
+    @Test func aLinkIntoTheMountItselfIsNotWalked() throws {
+        let served = try Served(source, "follow-links", "allow-parents=/")
+        for name in ["self.raw", "other.raw"] {
+            #expect(symlink(served.path("self.raw"), source + "/" + name) == 0)
+        }
+        #expect(symlink(served.mountpoint, source + "/whole.raw") == 0)
+        #expect(Seen.soon { (try? HostFiles.list(served.mountpoint).contains("self.raw")) == true })
+        for name in ["self.raw", "other.raw", "whole.raw"] {
+            #expect(Seen.openFailure(served.path(name), O_RDONLY) == EACCES, "\(name)")
+        }
+        #expect(try HostFiles.read(served.path("one.raw")).count == 8192)
+    }
+
+    @Test func linksOfLinksAreFollowedAsFarAsTheyMayBe() throws {
+        #expect(symlink("sub/second.raw", source + "/first.raw") == 0)
+        #expect(symlink(source + "/one.raw", source + "/sub/second.raw") == 0)
+        #expect(symlink("../../outside/deep/nine.raw", source + "/sub/out.raw") == 0)
+        #expect(symlink("sub/out.raw", source + "/far.raw") == 0)
+        let served = try Served(source)
+        #expect(try HostFiles.read(served.path("first.raw")).count == 8192)
+        #expect(Seen.openFailure(served.path("far.raw"), O_RDONLY) == EACCES)
+        served.end()
+        let following = try Served(source, "follow-links", "allow-parents=\(outside)")
+        #expect(try HostFiles.read(following.path("far.raw")) == [UInt8](repeating: 9, count: 4096))
     }
 
     @Test func aFollowedLinkIsWritten() throws {
