@@ -157,7 +157,8 @@ import Testing
         let cut = try created("cut.qcow2")
         try HostFiles.truncate(cut, to: 60)
         let cases = [
-            (directory.file("none.vhdx"), "no such file"), (text, "holds text and no disk image"), (directory.path, "directory"),
+            (directory.file("none.vhdx"), "no such file"), (text, "holds text and no disk image"),
+            (directory.path, "directory"),
             (cut, cut),
         ]
         for (path, reason) in cases {

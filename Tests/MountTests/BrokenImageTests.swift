@@ -147,8 +147,8 @@ struct BrokenImageTests {
         let served = try Served(path)
         _ = try HostFiles.read(served.path("disk.raw"))
         let tasks = "/proc/\(served.process.pid)/task"
+        #expect(try Seen.soon { try HostFiles.list(tasks).count >= 4 })
         let threads = try HostFiles.list(tasks)
-        #expect(threads.count >= 4)
         for thread in threads {
             let status = try HostFiles.text("\(tasks)/\(thread)/status")
             func field(_ name: String) -> String? {

@@ -54,7 +54,7 @@ import Testing
         try QCOW2.check(OpenRequest(storage: storage, companions: NoCompanions()), repairs: false)
     }
 
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func sharedTablesAreWalkedOnceAndCountedAsOftenAsTheyAreNamed() throws {
         // Walked for each snapshot and each entry that names it, the table would be read four billion times.
         let report = try check(image(entries: 65_536, tables: 1, copies: 65_536))
@@ -66,14 +66,14 @@ import Testing
         #expect(report.corruptions > 8192)
     }
 
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func countingPlacesAllOverAHugeFileStopsAtALimitOfMemory() throws {
         let failure = imageError { _ = try check(image(entries: 64, tables: 64, copies: 0)) }
         #expect(failure?.kind == .unsupported)
         #expect(failure?.what.description.contains("memory") == true)
     }
 
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func tablesThatNameThemselvesAreCountedOnce() throws {
         let storage = image(entries: 16, tables: 1, copies: 0)
         var table = [UInt8](repeating: 0, count: Int(Self.cluster))
