@@ -54,7 +54,10 @@ package struct NewImage: Sendable {
         // The parent stays open, and locked against writers, until the child exists.
         let below = try parent.map { (parent) throws(ImageError) -> Disk in
             do throws(ImageError) { return try Disk.open(path: parent.path, options: parent.options) } catch {
-                guard error.kind == .busy else { throw error }
+                guard error.kind == .busy else {
+                    guard case .newParent = parent.options.formatOption else { throw error }
+                    throw ParentAdvice.forNewChild(error)
+                }
                 throw ImageError(
                     .busy, "another program is writing to the parent; stop it first, or make the child of a copy",
                     detail: error.detail, file: error.file)

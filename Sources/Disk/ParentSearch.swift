@@ -100,16 +100,13 @@ struct ParentSearch {
     func error(_ names: inout Int) -> ImageError {
         if let path = reference.paths.first(where: { $0.base == .elsewhere }) {
             return ImageError(
-                .denied,
-                """
-                what the image names as its parent is not a local file, or not only that; name one with \
-                -o parent=FILE, or record one with 'qemu-img rebase -u -b FILE -F FORMAT IMAGE'
-                """, detail: path.text + (path.refusal.map { ": \($0)" } ?? ""), file: child)
+                .denied, ParentAdvice.elsewhere.usual, detail: path.text + (path.refusal.map { ": \($0)" } ?? ""),
+                file: child)
         }
         if let worst {
             guard worst.rank == 2 else { return worst.error }
             var error = worst.error
-            error.detail = (error.detail.map { $0 + "; " } ?? "") + "-o parent=FILE names another file" + near(&names)
+            error.detail = (error.detail.map { $0 + "; " } ?? "") + ParentAdvice.otherFile + near(&names)
             return error
         }
         return missing(&names)
@@ -119,12 +116,7 @@ struct ParentSearch {
         var detail = "recorded as \(Self.list(reference.recorded))"
         detail += tried.isEmpty ? ", which is no file name" : "; looked for \(places)"
         detail += near(&names)
-        return ImageError(
-            .missing,
-            """
-            the parent of the image is missing; name it with -o parent=FILE, or the directory that it lies in with \
-            --allow-parents DIR
-            """, detail: detail, file: child)
+        return ImageError(.missing, ParentAdvice.missing.usual, detail: detail, file: child)
     }
 
     /// Where was looked, without every end of every path.
@@ -166,12 +158,7 @@ extension ParentReference {
     /// sectors of one size, for the child's bitmaps say sector by sector whose bytes count.
     func verify(_ parent: DiskShape, of child: DiskShape) throws(ImageError) {
         guard fits(parent, of: child) else {
-            throw ImageError(
-                .corrupt,
-                """
-                not the parent that the image names, or changed since the image was made from it; name another with \
-                -o parent=FILE, or read over this one all the same with -o force-parent
-                """, detail: difference(from: parent))
+            throw ImageError(.corrupt, ParentAdvice.unrelated.usual, detail: difference(from: parent))
         }
         try verifySectors(parent, of: child)
     }

@@ -1,3 +1,4 @@
+internal import Glibc
 internal import Storage
 
 /// How the program ends, with the numbers of mount(8).
@@ -54,13 +55,25 @@ struct Failure: Error, Sendable, Equatable {
 
     /// An image that cannot be opened or read, at `path` unless the error knows a better name.
     init(_ status: ExitStatus, _ error: ImageError, path: String) {
-        var advice = ""
-        if error.detail == nil, error.what.description.hasPrefix("cannot") {
-            if error.kind == .missing { advice = ": there is no such file; check the path" }
-            if error.kind == .denied { advice = Self.advice(onDenied: error) }
-            if error.kind == .readOnly { advice = ": its filesystem is mounted read-only" }
+        self.init(status, Self.words(for: error.named(path)))
+    }
+
+    /// What is wrong with a file and what to do, wherever a command says it.
+    static func words(for error: ImageError) -> String { error.description + advice(on: error) }
+
+    private static func advice(on error: ImageError) -> String {
+        switch error.errno {
+        case EMFILE: return "; raise the limit on open files (ulimit -n)"
+        case ENFILE: return "; raise the system's limit on open files (sysctl fs.file-max)"
+        default: break
         }
-        self.init(status, error.named(path).description + advice)
+        guard error.detail == nil, error.what.description.hasPrefix("cannot") else { return "" }
+        switch error.kind {
+        case .missing: return ": there is no such file; check the path"
+        case .denied: return advice(onDenied: error)
+        case .readOnly: return ": its filesystem is mounted read-only"
+        default: return ""
+        }
     }
 
     private static func advice(onDenied error: ImageError) -> String {

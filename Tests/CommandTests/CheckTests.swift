@@ -64,6 +64,29 @@ import Testing
         if Tool.has("qemu-img") { #expect(try run("qemu-img", "check", path).status == 0) }
     }
 
+    /// Programs read one value where a check is not possible too; the images above are in it.
+    @Test func aKindThatCannotBeCheckedIsStatus63AndOneValue() throws {
+        // The header of a first qcow of 1 MiB: clusters of 4 KiB, an L1 table of nothing at 48.
+        var bytes: [UInt8] = [0x51, 0x46, 0x49, 0xFB, 0, 0, 0, 1] + [UInt8](repeating: 0, count: 1016)
+        bytes.replaceSubrange(24..<34, with: [0, 0, 0, 0, 0, 0x10, 0, 0, 12, 9])
+        bytes[47] = 48
+        let old = try directory.write(bytes, to: "old.qcow")
+        let words = try check("--json", old)
+        #expect(words.status == 63 && words.errors.contains("cannot be checked"), "\(words)")
+        let json = try JSON(parsing: words.output)
+        #expect(json["image"]?.string == old && json["format"]?.string == "qcow", "\(json)")
+        #expect(json["corruptions"] == .null && json["findings"]?.array?.count == 0, "\(json)")
+        #expect(json["error"]?.string?.contains("cannot be checked") == true, "\(json)")
+        #expect(try check(old).output.isEmpty)
+        let child = directory.file("child.qcow2")
+        #expect(try Product.run("create", "-q", "-b", old, child).succeeded)
+        let chain = try check("--json", "--chain", child)
+        #expect(chain.status == 63, "\(chain)")
+        let images = try #require(try JSON(parsing: chain.output).array)
+        #expect(images.map { $0["format"]?.string } == ["qcow2", "qcow"], "\(chain)")
+        #expect(images[0]["corruptions"]?.uint64 == 0 && images[0]["error"] == .null, "\(chain)")
+    }
+
     @Test func corruptionIsStatus2() throws {
         let path = try created("disk.qcow2")
         let table = Int64(try number(path, at: 40))

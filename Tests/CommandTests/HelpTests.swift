@@ -95,6 +95,7 @@ import Testing
 
     @Test(arguments: [
         (["--alow-parents", "/x", "a", "b"], "--allow-parents"), (["-o", "partitons", "a", "b"], "partitions"),
+        (["--hlep"], "--help"), (["--vresion"], "--version"), (["info", "--hlep"], "--help"), (["-help"], "--help"),
         (["--partitions", "a", "b"], "-o partitions"), (["-partitions", "a", "b"], "-o partitions"),
         (["-o", "foreground", "a", "b"], "--foreground"), (["-o", "nofial", "a", "b"], "nofail"),
         (["check", "--repiar", "a"], "--repair"), (["umount", "--timout", "3", "a"], "--timeout"),

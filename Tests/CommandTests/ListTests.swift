@@ -69,6 +69,19 @@ struct ListTests {
         #expect(try list() == nil)
     }
 
+    /// Until its parent asks for its status, a server that was killed is still a process.
+    @Test func aServerThatIsAZombieHasDied() throws {
+        let server = try ChildProcess(Product.path, ["-f", playground.image, playground.mountpoint])
+        #expect(playground.eventually { HostFiles.exists(playground.disk) })
+        #expect(kill(server.pid, SIGKILL) == 0)
+        #expect(try playground.eventually { try HostFiles.text("/proc/\(server.pid)/stat").contains(") Z ") })
+        let entry = try #require(try list())
+        #expect(entry["state"]?.string == "dead" && entry["pid"] == .null, "\(entry)")
+        #expect(try HostFiles.text("/proc/\(server.pid)/stat").contains(") Z "), "somebody has asked")
+        #expect(try Product.run("umount", "--wait", playground.mountpoint).succeeded)
+        _ = server.wait(timeout: 10)
+    }
+
     @Test(arguments: ["lazy", "TERM"])
     func aDetachedServerIsShownUntilItsLastUserIsDone(_ way: String) throws {
         try mount(playground.image)

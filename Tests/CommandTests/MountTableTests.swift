@@ -102,6 +102,18 @@ import Testing
         #expect(placed.text.split(separator: "\n").count == 8)
     }
 
+    /// A process that was killed stays in /proc until its parent has asked for its status.
+    @Test func aProcessThatHasEndedDoesNotRun() {
+        let rest = "1 " + (5...21).map(String.init).joined(separator: " ") + " 4711 23 24"
+        let states: [(String, UInt64?)] = [("S", 4711), ("R", 4711), ("D", 4711), ("Z", nil), ("X", nil), ("x", nil)]
+        for (state, start) in states {
+            let stat = bytes("77 (pla) t (er) \(state) \(rest)\n")
+            #expect(RuntimeDirectory.startTime(inStat: stat) == start, "\(state)")
+        }
+        #expect(RuntimeDirectory.startTime(inStat: bytes("77 (x)")) == nil)
+        #expect(RuntimeDirectory.startTime(inStat: []) == nil)
+    }
+
     /// The number of a device goes to the next mount while the server of the last one is still about to end.
     @Test func ofTwoServersOnOneDeviceTheLaterIsRight() throws {
         let device = try #require(MountEntry.Device("0:57"))

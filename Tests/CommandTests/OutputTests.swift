@@ -63,7 +63,8 @@ struct OutputTests {
 
     @Test(arguments: [
         ("missing/pid", "there is no directory"), ("mnt", "it is a directory"), ("disk.raw/pid", "not a directory"),
-        ("/proc/pid", "no such file"), ("new/", "it is a directory"),
+        ("/proc/pid", "no such file"), ("new/", "it is a directory"), ("/dev/full", "it is no regular file"),
+        ("/dev/null", "it is no regular file"),
     ])
     func aPidFileThatCannotBeWrittenIsAnErrorBeforeTheMount(_ path: String, _ words: String) throws {
         let playground = try Playground()
@@ -72,6 +73,35 @@ struct OutputTests {
         #expect(result.errors.split(separator: "\n").count == 1, "\(result)")
         #expect(try FUSE.mountinfo(playground.mountpoint) == nil)
         #expect(try HostFiles.list(playground.directory.path) == ["disk.raw", "mnt"])
+    }
+
+    /// A new file, one that is there and empty, and one that has room for a number already.
+    @Test(.enabled(if: Namespace.isThere, "needs root and unshare"))
+    func aPidFileOnAFullFilesystem() throws {
+        let playground = try Playground()
+        let script = """
+            mkdir full; mount -t tmpfs -o size=64k none full; echo old > full/old; : > full/empty
+            dd if=/dev/zero of=full/rest status=none
+            for name in new empty; do
+              "$1" --pid-file full/$name disk.raw mnt 2>said && exit 8
+              grep -q "full/$name: the pid file cannot be written: no space left on device" said || exit 9
+            done
+            test "$(ls full)" = "$(printf 'empty\nold\nrest')" || exit 10
+            "$1" --log log --pid-file full/old disk.raw mnt && test "$(cat full/old)" -gt 1 && "$1" umount --wait mnt
+            """
+        let result = try run(
+            "unshare", "-m", "sh", "-c", "cd '\(playground.directory.path)'; " + script, "sh", Product.path,
+            timeout: 60)
+        #expect(result.succeeded, "\(result)")
+    }
+
+    @Test func aReadyDescriptorThatTakesNothingIsSaid() throws {
+        let playground = try Playground()
+        let result = try shell(
+            "\"$1\" --log log --ready-fd 7 disk.raw mnt 7>/dev/full && \"$1\" umount --wait mnt", playground)
+        #expect(result.succeeded, "\(result)")
+        let log = try HostFiles.text(playground.directory.file("log"))
+        #expect(log.contains("--ready-fd: descriptor 7 ") && log.contains("no space left on device"), "\(log)")
     }
 
     @Test(.enabled(if: geteuid() == 0 && Tool.has("setpriv"), "needs root and setpriv"))

@@ -71,7 +71,10 @@ import Testing
                 1048576  3145728  zero         0        -  -
 
                 """)
-        #expect(try Product.run("info", playground.image).text.contains("4194304 bytes (4 MiB)"))
+        let facts = try Product.run("info", playground.image).text
+        #expect(facts.contains("4194304 bytes (4 MiB)"))
+        let format = facts.split(separator: "\n").first { $0.hasPrefix("format:") }
+        #expect(format?.split(separator: " ").dropFirst() == ["raw"], "\(facts)")
     }
 
     @Test(
@@ -123,6 +126,18 @@ import Testing
                 #expect(result.errors.contains(path) && result.errors.contains(reason), "\(result)")
                 #expect(result.errors.split(separator: "\n").count == 1, "\(result)")
             }
+        }
+    }
+
+    @Test func whoHasTooFewDescriptorsIsToldWhatToRaise() throws {
+        let directory = try TemporaryDirectory("few")
+        let image = try directory.write([UInt8](repeating: 0, count: 4096), to: "disk.raw")
+        for command in ["info", "map", "check"] {
+            let result = try run(
+                "sh", "-c", "ulimit -n 4; exec \"$1\" \(command) \"$2\"", "sh", Product.path, image)
+            #expect(result.status == (command == "check" ? 1 : 2), "\(result)")
+            #expect(result.errors.hasSuffix("; raise the limit on open files (ulimit -n)\n"), "\(result)")
+            #expect(result.errors.split(separator: "\n").count == 1, "\(result)")
         }
     }
 

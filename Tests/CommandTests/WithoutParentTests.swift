@@ -41,7 +41,9 @@ import Testing
             #expect(result.text.contains(word), "\(word): \(result)")
         }
         if let identity { #expect(result.text.contains(identity), "\(result)") }
-        let json = try JSON(parsing: Product.run("info", "--json", child).output)
+        let answer = try Product.run("info", "--json", child)
+        #expect(answer.errors.isEmpty, "\(answer)")
+        let json = try JSON(parsing: answer.output)
         #expect(json["parent"]?["path"] == .null)
         #expect(json["parent"]?["error"]?.string?.contains("missing") == true)
         #expect(json["parent"]?["recorded"]?[0]?.string?.contains("parent.\(ending)") == true)
@@ -112,6 +114,55 @@ import Testing
         // Who asks for the chain does not get all of it.
         let chain = try Product.run("check", "--chain", child)
         #expect(chain.status == 1 && chain.text.contains("clean"), "\(chain)")
+    }
+
+    @Test(
+        .enabled(if: geteuid() == 0 && Tool.has("setpriv"), "needs root and setpriv"),
+        arguments: ["qcow2", "vhdx", "vhd"])
+    func aParentThatMayNotBeReadIsSaidToBeOne(_ ending: String) throws {
+        let (parent, child, _) = try child(ending)
+        let program = directory.file("platter")
+        try runSuccessfully("cp", Product.path, program)
+        #expect(chmod(directory.path, 0o755) == 0 && chmod(parent, 0) == 0 && chmod(child, 0o644) == 0)
+        let words = "\(parent): cannot open the file: permission denied; check who may read it"
+        for arguments in [["info"], ["info", "--json"], ["map"], ["check"], ["check", "--json"], ["mount"]] {
+            let result = try ChildProcess(
+                "setpriv",
+                ["--reuid", "65534", "--regid", "65534", "--clear-groups", program] + arguments
+                    + (arguments == ["mount"] ? [child, try mountpoint()] : [child])
+            ).wait()
+            #expect("\(result.text)\(result.errors)".contains(words), "\(result)")
+        }
+    }
+
+    /// `create` has no options for the parents of its parent: it says what helps there.
+    @Test func aChildOfAnOrphanIsNotMadeAndTheAdviceWorks() throws {
+        for ending in ["qcow2", "vhdx", "vhd"] {
+            let (parent, child, identity) = try child(ending)
+            let new = directory.file("new.\(ending)")
+            mkdir(directory.file("other"), 0o755)
+            let moved = directory.file("other/parent.\(ending)")
+            #expect(rename(parent, moved) == 0)
+            let missing = try Product.run("create", "-q", "-b", child, new)
+            #expect(missing.status == 2 && missing.errors.contains("is missing"), "\(missing)")
+            #expect(!missing.errors.contains("-o parent=") && missing.errors.contains("--allow-parents DIR"))
+            if ending == "qcow2", Tool.has("qemu-img") {
+                #expect(missing.errors.contains("'qemu-img rebase -u -b FILE -F FORMAT IMAGE'"), "\(missing)")
+                try runSuccessfully("qemu-img", "rebase", "-u", "-b", moved, "-F", "qcow2", child)
+                let outside = try Product.run("create", "-q", "-b", child, "--allow-parents", directory.path, new)
+                #expect(outside.succeeded, "\(outside)")
+            }
+            guard identity != nil else { continue }
+            #expect(try Product.run("create", "-q", parent, "8M").succeeded)
+            let unrelated = try Product.run("create", "-q", "-b", child, new)
+            #expect(unrelated.status == 2 && unrelated.errors.contains("put the right one in its place"))
+            #expect(!unrelated.errors.contains("-o "), "\(unrelated)")
+            #expect(rename(moved, parent) == 0)
+            #expect(try Product.run("create", "-q", "-b", child, new).succeeded)
+        }
+        let remote = try overlay(of: "nbd://host/disk", format: "raw")
+        let refused = try Product.run("create", "-q", "-b", remote, directory.file("over.qcow2"))
+        #expect(refused.errors.contains("qemu-img rebase -u") && !refused.errors.contains("-o parent="), "\(refused)")
     }
 
     @Test func theChainEndsAtWhatIsMissing() throws {

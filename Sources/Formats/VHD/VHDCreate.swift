@@ -52,8 +52,7 @@ struct VHDCreate {
         blockSize = try Self.blockSize(request.options["block_size"])
         preallocation = try Self.preallocation(request.options["preallocation"], type)
         size = try Self.size(request)
-        let born = request.storage.identity.map { $0.birth / 1_000_000_000 }
-        footer = Self.footer(size: size, type: type, timestamp: Self.timestamp(born ?? Self.epoch))
+        footer = Self.footer(size: size, type: type, timestamp: Self.timestamp(Self.born(request)))
         if let parent, parent.shape.formatName != VHD.name || parent.shape.identity == nil {
             throw ImageError(
                 .unsupported, "the parent of a VHD must be a VHD", detail: parent.shape.formatName)
@@ -61,6 +60,12 @@ struct VHDCreate {
         guard type == .fixed || size.dividedRoundingUp(by: blockSize) <= 1 << 24 else {
             throw ImageError(.outOfRange, "the disk would have more than 16777216 blocks; choose larger ones")
         }
+    }
+
+    /// When the image was made, in seconds since 1970: with its file, but the node of a device is as old as the system is up.
+    private static func born(_ request: CreateRequest) -> Int64 {
+        if request.deviceBytes != nil { return WallClock.seconds }
+        return request.storage.identity.map { $0.birth / 1_000_000_000 } ?? epoch
     }
 
     private static func type(_ request: CreateRequest) throws(ImageError) -> VHDDiskType {

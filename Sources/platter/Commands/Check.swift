@@ -78,19 +78,21 @@ struct ImageCheck {
 
     /// Checks, prints what was found, and says how bad it is.
     func run() throws(Failure) -> ExitStatus {
-        var reports = [CheckedImage(path: path, checked: try check(path, options, repairs: settings.repairs))]
+        var reports = [
+            CheckedImage(path: path, checked: try check(path, options, repairs: settings.repairs, after: []))
+        ]
         if settings.checksChain {
             for layer in try layers().dropFirst() {
                 let options = options.pinned(to: layer.shape.formatName)
                 reports.append(
-                    CheckedImage(path: layer.path, checked: try check(layer.path, options, repairs: false)))
+                    CheckedImage(
+                        path: layer.path, checked: try check(layer.path, options, repairs: false, after: reports)))
             }
         }
         let missing = Disk.missingParent(path: path, options: options)
         reports[reports.count - 1].missingParent = missing
         if settings.isJSON {
-            let objects = reports.map(\.json)
-            try say((settings.checksChain ? .array(objects) : objects[0]).text + "\n")
+            try say(text(of: reports.map(\.json)))
         } else {
             try say(reports.map { $0.text(isVerbose: settings.isVerbose) }.joined(separator: "\n"))
         }
@@ -106,7 +108,16 @@ struct ImageCheck {
         if settings.repairs { Output.tell(text) } else { try Output.print(text, orFail: .unchecked) }
     }
 
-    private func check(_ path: String, _ options: DiskOptions, repairs: Bool) throws(Failure) -> Disk.Checked {
+    /// The one value that a program reads.
+    private func text(of objects: [JSONText]) -> String {
+        (settings.checksChain ? .array(objects) : objects[0]).text + "\n"
+    }
+
+    /// Checks one image. Where its kind cannot be checked, a program gets what was found in the images above it, `reports`,
+    /// before the failure.
+    private func check(
+        _ path: String, _ options: DiskOptions, repairs: Bool, after reports: [CheckedImage]
+    ) throws(Failure) -> Disk.Checked {
         do throws(ImageError) {
             let checked = try Disk.check(path: path, options: options, repairs: repairs)
             if !checked.isLocked {
@@ -117,8 +128,20 @@ struct ImageCheck {
         } catch {
             // A directory is unsupported too, and no kind of image.
             let isKind = error.kind == .unsupported && error.errno == ImageError.Kind.unsupported.defaultErrno
+            if isKind, settings.isJSON {
+                try say(text(of: reports.map(\.json) + [unsupportedJSON(error, path, options)]))
+            }
             throw Failure(isKind ? .unsupported : .unchecked, error, path: path)
         }
+    }
+
+    /// What a program gets about an image that is of a kind that cannot be checked.
+    private func unsupportedJSON(_ error: ImageError, _ path: String, _ options: DiskOptions) -> JSONText {
+        var options = options
+        options.acceptsMissingParent = true
+        options.log = Logger(label: "platter") { _ in SwiftLogNoOpLogHandler() }
+        let format = (try? Disk.open(path: path, options: options))?.layers.first?.shape.formatName
+        return CheckedImage.json(path, format: format, error: Failure.words(for: error.named(path)))
     }
 
     private func layers() throws(Failure) -> [Layer] {
@@ -145,16 +168,24 @@ struct CheckedImage {
         return report.leaks > 0 ? .leaks : .success
     }
 
+    /// For programs, about an image that was not checked: the same keys.
+    static func json(_ path: String, format: String?, error: String) -> JSONText {
+        let counts = ["corruptions", "leaks", "corruptionsRepaired", "leaksRepaired", "allocatedBytes", "imageEnd"]
+        return .object(
+            [("image", .string(path)), ("format", format.map { .string($0) } ?? .null), ("error", .string(error))]
+                + counts.map { ($0, .null) } + [("inUse", .null), ("parentError", .null), ("findings", .array([]))])
+    }
+
     /// For programs.
     var json: JSONText {
         .object([
-            ("image", .string(path)), ("format", .string(checked.format)),
+            ("image", .string(path)), ("format", .string(checked.format)), ("error", .null),
             ("corruptions", .number(report.corruptions)), ("leaks", .number(report.leaks)),
             ("corruptionsRepaired", .number(report.corruptionsRepaired)),
             ("leaksRepaired", .number(report.leaksRepaired)),
             ("allocatedBytes", .number(report.allocatedBytes)), ("imageEnd", .number(report.imageEnd)),
             ("inUse", .bool(checked.isInUse)),
-            ("parentError", missingParent.map { .string("\($0)") } ?? .null),
+            ("parentError", missingParent.map { .string(Failure.words(for: $0)) } ?? .null),
             ("findings", .array(findings.map(Self.json))),
         ])
     }
@@ -191,7 +222,8 @@ struct CheckedImage {
             lines.append("note: a program is writing the image; what was found may be a change half made")
         }
         if let missingParent {
-            lines.append("note: what lies below cannot be opened: \(Printable.line("\(missingParent)"))")
+            let reason = Printable.line(Failure.words(for: missingParent))
+            lines.append("note: what lies below cannot be opened: \(reason)")
         }
         lines.append("\(Printable.line(path)): \(summary)")
         return lines.map { $0 + "\n" }.joined()

@@ -34,6 +34,7 @@ struct Command: Sendable {
         if first == "--version" || first == "-V" { return (.showing("platter \(Version.text)\n"), []) }
         if let command = all.first(where: { $0.name == first }) { return (command, Array(rest.dropFirst())) }
         try checkTaken(first)
+        if rest.count == 1 { try checkQuestion(first) }
         try checkTypo(first, isAlone: rest.count == 1)
         return (.mount, rest)
     }
@@ -51,6 +52,14 @@ struct Command: Sendable {
         let nearest = nearest(to: word)
         guard nearest != nil || isAlone else { return }
         throw .usage("\(word): no such command or file\(Suggestion.hint(nearest.map { "platter \($0)" }))")
+    }
+
+    /// Refuses a word that stands alone, is no option, and looks like --help or --version.
+    private static func checkQuestion(_ word: String) throws(Failure) {
+        guard word.hasPrefix("--"), !OptionTable.mount.options.contains(where: { $0.flags.contains(word) }),
+            let nearest = Suggestion.nearest(to: String(word.dropFirst(2)), among: ["help", "version"])
+        else { return }
+        throw .usage("unknown option '\(word)'\(Suggestion.hint("--" + nearest))")
     }
 
     private static func nearest(to word: String) -> String? {

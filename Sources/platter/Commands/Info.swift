@@ -115,7 +115,7 @@ struct InfoReport {
             ("format", parent.format.map { .string($0) } ?? .null),
             ("recorded", .array(parent.recorded.map { .string($0) })),
             ("identities", .array(parent.identityTexts.map { .string($0) })),
-            ("error", image.missingParent.map { .string("\($0)") } ?? .null),
+            ("error", image.missingParent.map { .string(Failure.words(for: $0)) } ?? .null),
         ])
     }
 
@@ -126,7 +126,10 @@ struct InfoReport {
         let shape = image.shape
         var rows: [(String, String)] = [
             ("image", image.path),
-            ("format", "\(shape.formatName), \(shape.subformat)"),
+            (
+                "format",
+                shape.formatName == shape.subformat ? shape.formatName : "\(shape.formatName), \(shape.subformat)"
+            ),
             ("virtual size", Printable.exactSize(shape.virtualSize)),
             ("allocation unit", Printable.size(shape.allocationUnit)),
             ("sector size", "\(shape.logicalSectorSize) logical, \(shape.physicalSectorSize) physical"),
@@ -136,7 +139,7 @@ struct InfoReport {
         for file in image.files where file != image.path { rows.append(("data file", file)) }
         if let parent = image.parent {
             rows.append(("parent", image.parentPath ?? "cannot be opened"))
-            if let error = image.missingParent { rows.append(("  reason", "\(error)")) }
+            if let error = image.missingParent { rows.append(("  reason", Failure.words(for: error))) }
             for name in parent.recorded { rows.append(("  recorded as", name)) }
             if let format = parent.format { rows.append(("  of format", format)) }
             for identity in parent.identityTexts { rows.append(("  of identity", identity)) }

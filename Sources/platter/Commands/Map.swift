@@ -22,8 +22,8 @@ extension Command {
                 let path = try InspectSettings.image(operands, command: "map")
                 let disk = try settings.open(path)
                 if let error = disk.missingParent {
-                    let line = "\(path): what only the missing parent has is called 'missing' here: \(error)"
-                    Output.report(Failure(.success, line))
+                    let line = "\(path): what only the missing parent has is called 'missing' here: "
+                    Output.report(Failure(.success, line + Failure.words(for: error)))
                 }
                 try MapReport(disk: disk, path: path, isJSON: settings.isJSON).write()
                 return .success

@@ -60,7 +60,7 @@ extension Command {
         let server = try Server(plan: plan, settings: settings)
         try server.run { files in
             if !isQuiet { Output.tell(list(files)) }
-            announce(settings)
+            announce(settings, server.log)
         }
         return .success
     }
@@ -78,7 +78,7 @@ extension Command {
             let hasLog = settings.log != .automatic || server.sink.prepareSyslog()
             try server.run { files in
                 isReady = true
-                announce(settings)
+                announce(settings, server.log)
                 if !hasLog { server.log.notice("\(noSystemLog)") }
                 _ = chdir("/")
                 if settings.log == .automatic { server.sink.redirect(to: .syslog) }
@@ -101,11 +101,14 @@ extension Command {
         files.map { Printable.line($0) + "\n" }.joined()
     }
 
-    /// Tells whoever waits that the mount answers.
-    private static func announce(_ settings: MountSettings) {
+    /// Tells whoever waits that the mount answers, and the log where that could not be told.
+    private static func announce(_ settings: MountSettings, _ log: Logger) {
         ServiceManager.notify("READY=1", "MAINPID=\(getpid())", "STATUS=serving")
         guard let descriptor = settings.readyDescriptor else { return }
-        _ = Output.write("\n", to: descriptor)
+        if !Output.write("\n", to: descriptor) {
+            let reason = HostPath.reason(errno)
+            log.error("--ready-fd: descriptor \(descriptor) does not take the line that says so: \(reason)")
+        }
         // A hole among the standard streams would be filled by the next file that is opened.
         if descriptor > STDERR_FILENO { close(descriptor) }
     }

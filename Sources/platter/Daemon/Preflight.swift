@@ -30,7 +30,9 @@ extension MountSettings {
         if clinux_facts_at(AT_FDCWD, path, 0, &facts) == 0 {
             let type = facts.mode & UInt32(S_IFMT)
             guard type != UInt32(S_IFDIR) else { throw refuse("it is a directory") }
-            guard access(path, W_OK) == 0 else { throw refuse(HostPath.reason(errno)) }
+            // It is removed at the end, which a device must not be, and a pipe would keep the server waiting.
+            guard type == UInt32(S_IFREG) else { throw refuse("it is no regular file") }
+            guard hasRoom(path) else { throw refuse(HostPath.reason(errno)) }
             return
         }
         guard errno == ENOENT else { throw refuse(HostPath.reason(errno)) }
@@ -45,7 +47,20 @@ extension MountSettings {
             let reason = HostPath.reason(errno)
             throw refuse(access(directory, F_OK) == 0 ? reason : "there is no directory \(directory)")
         }
-        close(descriptor)
-        unlink(trial)
+        defer {
+            close(descriptor)
+            unlink(trial)
+        }
+        guard Output.write("\(getpid())\n", to: descriptor) else { throw refuse(HostPath.reason(errno)) }
+    }
+
+    /// Whether a regular file can be written and there is room for a line in it, which stays as it is; false with errno.
+    private static func hasRoom(_ path: String) -> Bool {
+        let descriptor = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC)
+        guard descriptor >= 0 else { return false }
+        defer { close(descriptor) }
+        let keepSize: Int32 = 1
+        guard clinux_fallocate(descriptor, keepSize, 0, 16) != 0 else { return true }
+        return ![ENOSPC, EDQUOT, EFBIG].contains(errno)
     }
 }

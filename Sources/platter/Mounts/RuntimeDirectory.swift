@@ -203,13 +203,19 @@ enum RuntimeDirectory {
         entries.sorted { $0.noted > $1.noted }
     }
 
-    /// When a process started, in clock ticks since boot (field 22 of /proc/PID/stat); nil when there is none.
+    /// When a process that runs started, in clock ticks since boot; nil when there is none.
     static func startTime(of pid: Int32) -> UInt64? {
-        guard let bytes = HostPath.contents("/proc/\(pid)/stat", limit: 4096),
-            let end = bytes.lastIndex(of: UInt8(ascii: ")"))
-        else { return nil }
+        HostPath.contents("/proc/\(pid)/stat", limit: 4096).flatMap(startTime(inStat:))
+    }
+
+    /// Field 22 of /proc/PID/stat; nil where field 3 says that the process has ended (Z, and X, and x before Linux 3.14): only
+    /// its parent, which has not asked for its status, keeps it there.
+    static func startTime(inStat bytes: [UInt8]) -> UInt64? {
+        guard let end = bytes.lastIndex(of: UInt8(ascii: ")")) else { return nil }
         let fields = bytes[(end + 1)...].split(separator: UInt8(ascii: " "))
-        guard fields.count > 19 else { return nil }
+        guard fields.count > 19, !["Z", "X", "x"].contains(String(decoding: fields[0], as: UTF8.self)) else {
+            return nil
+        }
         return UInt64(String(decoding: fields[19], as: UTF8.self))
     }
 }

@@ -155,13 +155,16 @@ struct OptionTable<Settings: Sendable>: Sendable {
     /// A failure about an option that is not in the table, with the nearest one that is. `word` is the whole argument
     /// where `name` is only its first letter: `-partitions`.
     private func unknown(_ kind: String, _ name: String, _ word: String? = nil) -> Failure {
-        var spellings: [String: String] = [:]
+        var spellings = ["help": "--help"]
         for option in options where option.help != nil {
             for key in option.keys { spellings[key] = "-o \(key)" }
             for flag in option.flags where flag.hasPrefix("--") { spellings[String(flag.dropFirst(2))] = flag }
         }
         // In a list of mount options the other spelling would be wrong.
-        if kind != "option" { for option in options { for key in option.keys { spellings[key] = key } } }
+        if kind != "option" {
+            spellings["help"] = nil
+            for option in options { for key in option.keys { spellings[key] = key } }
+        }
         let typed = String((word ?? name).drop { $0 == "-" })
         let nearest = Suggestion.nearest(to: typed, among: spellings.keys.sorted())
         return .usage(

@@ -71,6 +71,15 @@ struct VHDCreateTests {
         #expect(file.size == end)
     }
 
+    /// The node of a device is as old as the system is up, and says nothing of the image.
+    @Test func anImageOnADeviceIsMadeNow() throws {
+        let target = VHDScratch([])
+        let before = WallClock.seconds
+        try VHD.create(CreateRequest(storage: target, deviceBytes: 1 << 20, virtualSize: 64 << 10))
+        let created = Int64(target.bytes.span.bytes.big(UInt32.self, at: 24)) + 946_684_800
+        #expect(before > 1_700_000_000 && (before...WallClock.seconds).contains(created), "\(created)")
+    }
+
     // MARK: - Children
 
     private func child(_ absolute: String, _ recorded: String) throws -> any FormatDriver {
