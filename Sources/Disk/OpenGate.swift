@@ -148,6 +148,14 @@ struct OpenGate: Sendable {
             error: ImageError(
                 .denied, "the image names a file outside its directory; --allow-parents DIR allows one",
                 detail: "needs DIR = \(PathText.directory(of: path))", file: path))
+        // Where a directory that is allowed lies at the path or below it, it needs no look.
+        if roots.contains(where: { root in
+            root.spellings.contains { $0 == path || PathText.relative($0, to: path) != nil }
+        }) {
+            throw Refusal(
+                reason: .unusable,
+                error: ImageError.directory.named(path))
+        }
         for root in roots {
             for spelling in root.spellings {
                 guard let relative = PathText.relative(path, to: spelling) else { continue }

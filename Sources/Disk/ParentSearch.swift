@@ -47,7 +47,7 @@ struct ParentSearch {
                 found.append(Candidate(path: place, isRecorded: path.base != .windows))
             }
         }
-        guard !reference.identities.isEmpty else { return new(found) }
+        guard reference.tellsIdentity else { return new(found) }
         for path in reference.paths where path.base == .image || path.base == .host {
             found += gate.tails(of: path.text, namedBy: child).map { Candidate(path: $0, isRecorded: false) }
         }
@@ -57,7 +57,7 @@ struct ParentSearch {
     /// Files whose paths differ from those that were tried in case or normalisation only; none where nothing would tell
     /// whether one of them is the right one. At most `names` names are read, which is counted down.
     mutating func similar(_ names: inout Int) -> [Candidate] {
-        guard !reference.identities.isEmpty, names > 0 else { return [] }
+        guard reference.tellsIdentity, names > 0 else { return [] }
         var search = NameSearch(gate, for: tried, remaining: names)
         defer { names = search.rest }
         var found: [Candidate] = []
@@ -104,7 +104,7 @@ struct ParentSearch {
                 file: child)
         }
         if let worst {
-            guard worst.rank == 2 else { return worst.error }
+            guard worst.rank == 2 || worst.error.isAboutDirectory else { return worst.error }
             var error = worst.error
             error.detail = (error.detail.map { $0 + "; " } ?? "") + ParentAdvice.otherFile + near(&names)
             return error
@@ -113,10 +113,27 @@ struct ParentSearch {
     }
 
     private func missing(_ names: inout Int) -> ImageError {
+        guard !reference.recorded.isEmpty else {
+            return ImageError(
+                .missing, "the image does not say where its parent is; name it with -o parent=FILE", file: child)
+        }
         var detail = "recorded as \(Self.list(reference.recorded))"
         detail += tried.isEmpty ? ", which is no file name" : "; looked for \(places)"
+        if leadsToChild { detail += "; the recorded file is the image itself" }
         detail += near(&names)
         return ImageError(.missing, ParentAdvice.missing.usual, detail: detail, file: child)
+    }
+
+    /// Whether one of the recorded places is the image that records it, by whatever name.
+    private var leadsToChild: Bool {
+        guard let own = identity(of: HostPath.real(child) ?? child) else { return false }
+        return exact.contains { identity(of: $0) == own }
+    }
+
+    private func identity(of path: String) -> FileIdentity? {
+        guard let file = try? gate.open(path) else { return nil }
+        defer { file.close() }
+        return file.identity
     }
 
     /// Where was looked, without every end of every path.
@@ -151,12 +168,21 @@ extension ParentReference {
     /// identity, or, where none is recorded, by its size.
     func fits(_ parent: DiskShape, of child: DiskShape) -> Bool {
         guard !identities.isEmpty else { return parent.virtualSize == child.virtualSize }
+        guard tellsIdentity else { return false }
         return parent.identity.map(identities.contains) ?? false
     }
 
     /// Throws `.corrupt` unless a disk of shape `parent` is the one that this reference of `child` means. Both must have
     /// sectors of one size, for the child's bitmaps say sector by sector whose bytes count.
     func verify(_ parent: DiskShape, of child: DiskShape) throws(ImageError) {
+        guard identities.isEmpty || tellsIdentity else {
+            throw ImageError(
+                .corrupt,
+                """
+                the image does not say by what to recognise its parent; name the right file with -o parent=FILE, and \
+                read over it with -o force-parent
+                """, detail: difference(from: parent))
+        }
         guard fits(parent, of: child) else {
             throw ImageError(.corrupt, ParentAdvice.unrelated.usual, detail: difference(from: parent))
         }
@@ -174,7 +200,7 @@ extension ParentReference {
 
     /// The identities that are recorded, and the one that there is.
     func difference(from parent: DiskShape) -> String {
-        let recorded = identityTexts.map { "{\($0)}" }.joined(separator: " or ")
+        let recorded = tellsIdentity ? identityTexts.map { "{\($0)}" }.joined(separator: " or ") : "none"
         let format = Registry.format(named: parent.formatName)
         let found = parent.identity.map { "{\(format?.text(of: $0) ?? $0.plainText)}" } ?? "none"
         return "the image names \(recorded), this file has \(found)"

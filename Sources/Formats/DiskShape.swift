@@ -75,21 +75,28 @@ package struct ParentReference: Sendable {
         }
     }
 
-    /// Every recorded path, in the order in which the format wants them tried; never empty.
+    /// Every recorded path, in the order in which the format wants them tried; empty where the image has none of use.
     package var paths: [Path]
     /// What the image itself says, word for word, for people.
     package var recorded: [String]
     /// The format that the child records for its parent, by registry name; nil when the child records none.
     package var format: String?
-    /// What the parent's `DiskShape.identity` must be one of; empty where the format records nothing to check.
+    /// What the parent's `DiskShape.identity` must be one of; empty where the format records nothing to check, and
+    /// `unrecorded` where it does but this image does not.
     package var identities: [GUID]
     /// Whether nothing lies below the parent, whatever that names itself (QEMU's `"backing": null`).
     package var endsChain: Bool
 
+    /// The identities of a parent that the image should let one recognise but does not: no file fits them.
+    package static let unrecorded: [GUID] = [.zero]
+
+    /// Whether an identity is recorded that tells the parent from other files.
+    package var tellsIdentity: Bool { identities.contains { $0 != .zero } }
+
     /// `identities` as the tools of the parent's format print them.
     package var identityTexts: [String] {
         let format = format.flatMap { Registry.format(named: $0) }
-        return identities.map { format?.text(of: $0) ?? $0.plainText }
+        return identities.filter { $0 != .zero }.map { format?.text(of: $0) ?? $0.plainText }
     }
 
     /// Makes a reference of its parts; `recorded` is what the paths say unless it is given.

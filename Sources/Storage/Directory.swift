@@ -94,6 +94,12 @@ package enum HostPath {
 }
 
 extension ImageError {
+    /// What is wrong with a directory in the place of an image.
+    package static let directory = ImageError(.unsupported, "is a directory, not an image", errno: EISDIR)
+
+    /// Whether the error is that one, or the kernel's own word for it.
+    package var isAboutDirectory: Bool { errno == EISDIR }
+
     /// Whether this is a file that exists nowhere below the directory because the way to it leads outside.
     package var leadsOutside: Bool { kind == .denied && (errno == EXDEV || errno == ELOOP) }
 }

@@ -42,7 +42,7 @@ package final class FileStorage: Storage {
             case UInt32(S_IFBLK):
                 throw ImageError(
                     .unsupported, "is a block device; a parent may be one only below --allow-parents /dev")
-            case UInt32(S_IFDIR): throw ImageError(.unsupported, "is a directory, not an image", errno: EISDIR)
+            case UInt32(S_IFDIR): throw ImageError.directory
             default:
                 throw ImageError(
                     .unsupported,

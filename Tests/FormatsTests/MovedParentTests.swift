@@ -45,13 +45,17 @@ import Testing
         if let id { image.uniqueID = id }
         image.parentName = VHDBuilder.utf16BE(name)
         let bytes = code == "MacX" ? Array(text.utf8) : VHDBuilder.utf16LE(text)
-        image.locators = [VHDBuilder.Locator(code: code, text: bytes)]
+        if code != "none" { image.locators = [VHDBuilder.Locator(code: code, text: bytes)] }
         return try make(image.bytes(), path)
     }
 
     private func overlay(_ path: String, of name: String, format: String = "vpc") throws -> String {
+        try overlay(path, of: Array(name.utf8), format: format)
+    }
+
+    private func overlay(_ path: String, of name: [UInt8], format: String = "vpc") throws -> String {
         var image = QCOW2Builder(clusterBits: 9, size: 4096)
-        image.backingName = Array(name.utf8)
+        image.backingName = name
         image.extensions = [(0xE279_2ACA, Array(format.utf8))]
         return try make(image.build(), path)
     }
@@ -136,6 +140,85 @@ import Testing
         try base("home/vm/base/p.vhd", mark: 9)
         #expect(try find(path) == (9, "home/vm/base/p.vhd"))
         #expect(try find(over) == (9, "home/vm/base/p.vhd"))
+    }
+
+    @Test func aNameInTheHeaderHasDirectories() throws {
+        try base("vm/sub/p.vhd")
+        let path = try child("vm/c.vhd", "", code: "none", name: "sub\\p.vhd")
+        #expect(try find(path) == (7, "vm/sub/p.vhd"))
+        let moved = try failure(child("x/c.vhd", "", code: "none", name: "/abs/dir/p.vhd"))
+        #expect("\(moved)".contains("/abs/dir"), "\(moved)")
+    }
+
+    // MARK: - No use
+
+    /// Neither a path nor, with VHDX, an identity: the user's word alone leads to a parent.
+    @Test func theUserNamesWhatIsNotRecorded() throws {
+        let parent = try base("p.vhd")
+        for (path, word) in [
+            (try child("a.vhd", "", code: "none"), "does not say where its parent is"),
+            (try overlay("b.qcow2", of: [0x70, 0xE9]), "not UTF-8"),
+            (try overlay("c.qcow2", of: [0x70, 0, 0x71]), "zero byte"),
+        ] {
+            let error = try failure(path)
+            #expect("\(error)".contains(word) && "\(error)".contains("-o parent=FILE"), "\(error)")
+            #expect(error.file == path)
+            var options = DiskOptions.silent(isWritable: false)
+            options.parents = [parent]
+            #expect(try first(Disk.open(path: path, options: options)) == 7)
+        }
+    }
+
+    @Test func withoutAnIdentityTheUserMustInsist() throws {
+        func write(_ builder: VHDXBuilder, _ path: String) throws -> String {
+            let image = builder.build()
+            return try make(image.bytes(at: HostOffset(0), count: Int(image.size)), path)
+        }
+        var below = VHDXBuilder(size: 4 << 20)
+        below.add(0, [7])
+        let parent = try write(below, "p.vhdx")
+        var bare = VHDXBuilder(size: 4 << 20)
+        bare.items[0].bytes[4] = 2
+        let linkage = ("parent_linkage", "{\(VHDXBuilder.dataGUID)}")
+        for (builder, word, fits) in [
+            (bare, "does not say where", false), (VHDXBuilder(size: 4 << 20, locator: [linkage]), "does not say", true),
+            (VHDXBuilder(size: 4 << 20, locator: [("relative_path", "p.vhdx")]), "by what to recognise", false),
+        ] {
+            let path = try write(builder, "c.vhdx")
+            let error = try failure(path)
+            #expect("\(error)".contains(word) && "\(error)".contains("-o parent=FILE"), "\(error)")
+            var options = DiskOptions.silent(isWritable: false)
+            options.parents = [parent]
+            if !fits {
+                let refused = try #require(throws: ImageError.self) { try Disk.open(path: path, options: options) }
+                #expect("\(refused)".contains("-o force-parent"), "\(refused)")
+                options.forcesParent = true
+            }
+            #expect(try first(Disk.open(path: path, options: options)) == 7)
+            guard !fits else { continue }
+            options.isWritable = true
+            #expect(throws: ImageError.self) { try Disk.open(path: path, options: options) }
+        }
+    }
+
+    @Test(arguments: [".\\", "..\\", "sub\\", "sub"]) func aDirectoryIsNoParent(_ text: String) throws {
+        mkdir(directory.file("vm"), 0o755)
+        mkdir(directory.file("vm/sub"), 0o755)
+        let error = try failure(child("vm/c.vhd", text))
+        #expect("\(error)".contains("is a directory") && "\(error)".contains("-o parent=FILE"), "\(error)")
+        #expect(!"\(error)".contains("allow"), "\(error)")
+    }
+
+    @Test func aLinkToTheChildIsTheChild() throws {
+        let own = [UInt8](repeating: 3, count: 16)
+        let path = try child("vm/c.vhd", ".\\p.vhd", id: own)
+        #expect(!"\(try failure(path))".contains("the image itself"))
+        for make in [link, symlink] {
+            unlink(directory.file("vm/p.vhd"))
+            #expect(make(path, directory.file("vm/p.vhd")) == 0)
+            let error = try failure(path)
+            #expect(error.kind == .missing && "\(error)".contains("the recorded file is the image itself"), "\(error)")
+        }
     }
 
     /// What has an identity is looked for by the end of any path; what has none is where it is recorded, or nowhere.

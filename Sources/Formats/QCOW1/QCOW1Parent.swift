@@ -12,8 +12,8 @@ extension QCOW1 {
         guard storage.holds(place, count: UInt64(header.backingLength)) else {
             throw ImageError(.malformed, "the backing file's name lies past the end of the file", at: place.rawValue)
         }
-        let name = try RecordedName.text(storage.bytes(at: place, count: Int(header.backingLength)))
-        guard !name.isEmpty else { return nil }
+        let name = RecordedName.reading(try storage.bytes(at: place, count: Int(header.backingLength)))
+        guard !name.text.isEmpty else { return nil }
         return RecordedName.reference(name, format: nil)
     }
 }

@@ -10,7 +10,7 @@ extension QCOW2 {
         /// The name of the external data file, as recorded.
         private(set) var dataFileName: String?
         /// The backing file's name, as recorded; nil where there is none.
-        private(set) var backingName: String?
+        private(set) var backingName: RecordedName.Reading?
         /// What the image calls its feature bits.
         private(set) var featureNames = FeatureNames()
         /// How many persistent bitmaps there are.
@@ -70,7 +70,7 @@ extension QCOW2 {
             default: return
             }
             switch kind {
-            case Kind.backingFormat: backingFormat = try RecordedName.text(data.copy(at: 0, count: data.byteCount))
+            case Kind.backingFormat: backingFormat = RecordedName.reading(data.copy(at: 0, count: data.byteCount)).text
             case Kind.dataFile: dataFileName = try RecordedName.text(data.copy(at: 0, count: data.byteCount))
             case Kind.featureNames: readFeatureNames(data)
             default: try readBitmaps(data, header)
@@ -112,8 +112,8 @@ extension QCOW2 {
             guard start <= span.byteCount, length <= span.byteCount - start else {
                 throw ImageError(.malformed, "the backing file's name is cut off", at: header.backingOffset)
             }
-            let name = try RecordedName.text(span.copy(at: start, count: length))
-            backingName = name.isEmpty ? nil : name
+            let name = RecordedName.reading(span.copy(at: start, count: length))
+            backingName = name.text.isEmpty ? nil : name
         }
     }
 }

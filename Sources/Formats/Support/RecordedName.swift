@@ -3,17 +3,29 @@ internal import Storage
 
 /// The name of another file as an image of the QEMU family records it: backing files and data files.
 enum RecordedName {
-    /// Turns the recorded bytes into text. Zero bytes at the end are padding; anywhere else they would make two programs
-    /// see two different names. Throws `.malformed` for those, and for names that are not UTF-8.
-    static func text(_ bytes: [UInt8]) throws(ImageError) -> String {
+    /// A name as people can read it, and why it is not followed; nil where it is plain text.
+    struct Reading: Sendable {
+        var text: String
+        var refusal: String?
+    }
+
+    /// Reads the recorded bytes. Zero bytes at the end are padding; anywhere else they would make two programs see two
+    /// different names. Characters in place of those and of what is not UTF-8 are U+FFFD.
+    static func reading(_ bytes: [UInt8]) -> Reading {
         let length = (bytes.lastIndex { $0 != 0 }).map { $0 + 1 } ?? 0
         let name = bytes[..<length]
-        guard !name.contains(0) else { throw ImageError(.malformed, "a recorded file name holds a zero byte") }
-        guard let text = String(validating: name, as: UTF8.self) else {
-            throw ImageError(
-                .malformed, "a recorded file name is not UTF-8", detail: String(decoding: name, as: UTF8.self))
+        let text = String(decoding: name, as: UTF8.self)
+        if name.contains(0) {
+            return Reading(text: text.replacing("\0", with: "\u{FFFD}"), refusal: "it holds a zero byte")
         }
-        return text
+        return Reading(text: text, refusal: String(validating: name, as: UTF8.self) == nil ? "it is not UTF-8" : nil)
+    }
+
+    /// Returns the text of recorded bytes that must be plain. Throws `.malformed` for those that are not.
+    static func text(_ bytes: [UInt8]) throws(ImageError) -> String {
+        let name = reading(bytes)
+        guard let refusal = name.refusal else { return name.text }
+        throw ImageError(.malformed, "a recorded file name is no plain text", detail: "\(name.text): \(refusal)")
     }
 
     /// Whether QEMU would take `name` as a protocol with its argument (`nbd:…`, `json:…`): a colon comes before any
@@ -24,7 +36,15 @@ enum RecordedName {
 
     /// What `name`, not empty, says about a backing file; `format` is the format that is recorded beside it, which counts
     /// before one in the name, as for QEMU. What is no local file is told, and not followed: `Disk` refuses it.
-    static func reference(_ name: String, format: String?) -> ParentReference {
+    static func reference(_ name: Reading, format: String?) -> ParentReference {
+        if let refusal = name.refusal {
+            let path = ParentReference.Path(base: .elsewhere, text: name.text, refusal: refusal)
+            return ParentReference(paths: [path], format: format)
+        }
+        return reference(name.text, format: format)
+    }
+
+    private static func reference(_ name: String, format: String?) -> ParentReference {
         guard name.hasPrefix("json:") else {
             return ParentReference(paths: paths(name), recorded: [name], format: format)
         }

@@ -55,6 +55,7 @@ package enum VHD: ImageFormat {
         let parts = try VHDParts(storage, footers, size: footers.footer.size(options.vhdSize))
         var shape = VHDDescription.shape(footers, options, allocationUnit: parts.table.blockSize)
         if let remark = try footers.remarkOnCopy(storage) { shape.remarks.append(remark) }
+        shape.remarks += (parts.parent?.faults ?? []).map(\.remark)
         if options.vhdBitmap == .honour, parts.parent == nil, let remark = VHDBitmapCheck(storage, parts).remark() {
             shape.remarks.append(remark)
         }

@@ -79,6 +79,7 @@ struct VHDCheck {
                 .note, "entries of the block allocation table lie across sectors: the image is only read",
                 at: parts.table.offset)
         }
+        if let parent = parts.parent { report.add(parent.faults) }
         let scan = try scan(parts)
         report.allocatedBytes = scan.blockCount << parts.table.blockShift
         report.imageEnd = footers.place == .end ? storage.size : min(scan.usedEnd, storage.size)

@@ -31,10 +31,12 @@ enum VHDPathText {
 /// File URLs, as Mac OS X and XenServer write them.
 enum VHDFileURL {
     /// The path of a URL: from this machine's root, or relative to the image, which XenServer writes as
-    /// `file://./parent.vhd`. Nil for what is no file URL, and for a file on another machine.
+    /// `file://./parent.vhd`. What is no URL at all is a path itself. Nil for other URLs, and for a file on another machine.
     static func path(_ bytes: [UInt8]) -> ParentReference.Path? {
         var rest = bytes.prefix { $0 != 0 }
-        guard String(decoding: rest.prefix(5), as: UTF8.self).lowercased() == "file:" else { return nil }
+        guard String(decoding: rest.prefix(5), as: UTF8.self).lowercased() == "file:" else {
+            return plain(String(decoding: rest, as: UTF8.self))
+        }
         rest = rest.dropFirst(5)
         if rest.starts(with: Array("//".utf8)) {
             rest = rest.dropFirst(2)
@@ -50,6 +52,13 @@ enum VHDFileURL {
         let onDrive = String(text.dropFirst())
         return WindowsPath.hasDriveOrShare(onDrive)
             ? WindowsPath.path(onDrive) : ParentReference.Path(base: .host, text: text)
+    }
+
+    /// Returns the path of a text that is no file URL.
+    private static func plain(_ text: String) -> ParentReference.Path? {
+        if WindowsPath.hasDriveOrShare(text) { return WindowsPath.path(text) }
+        guard !text.isEmpty, !RecordedName.isProtocol(text) else { return nil }
+        return ParentReference.Path(base: text.hasPrefix("/") ? .host : .image, text: text)
     }
 
     /// The bytes with every `%xx` replaced; other percent signs stay. Nil where one stands for a zero, which no path has.
@@ -78,15 +87,18 @@ enum VHDFileURL {
 
 /// The parent's name in the dynamic header (VHD specification, "Parent Unicode Name").
 enum VHDParentName {
-    /// The last component of the name, beside the image; nil when there is none. The text is UTF-16BE, but some writers
-    /// use the byte order of their locators.
-    static func path(_ bytes: ArraySlice<UInt8>) -> ParentReference.Path? {
+    /// Returns the name, word for word. It is UTF-16BE, but some writers use the byte order of their locators.
+    static func text(_ bytes: ArraySlice<UInt8>) -> String {
         let units = VHDPathText.units(bytes, isBig: true)
         // Most names are mostly ASCII: then the half that is zero shows the order.
         let swapped = units.count { $0 & 0xFF == 0 } > units.count { $0 >> 8 == 0 }
-        let text = VHDPathText.utf16(bytes, isBig: !swapped)
-        let name = text.split { $0 == "/" || $0 == "\\" }.last.map(String.init) ?? ""
-        guard !name.isEmpty, name != ".", name != ".." else { return nil }
-        return ParentReference.Path(base: .image, text: name)
+        return VHDPathText.utf16(bytes, isBig: !swapped)
+    }
+
+    /// Returns the path that a name, not empty, says: most are names beside the image, some have directories. Nil for one that
+    /// can only be a directory.
+    static func path(_ name: String) -> ParentReference.Path? {
+        let last = name.split(omittingEmptySubsequences: false) { $0 == "/" || $0 == "\\" }.last ?? ""
+        return ["", ".", ".."].contains(last) ? nil : WindowsPath.path(name)
     }
 }

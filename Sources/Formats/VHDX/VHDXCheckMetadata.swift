@@ -60,24 +60,19 @@ extension VHDXCheck {
     }
 
     private mutating func checkLocator(_ foundation: VHDXFoundation) throws(ImageError) {
-        guard let locator = foundation.metadata.locator else { return }
+        let locator = foundation.metadata.locator
+        let place = locator?.offset.rawValue
         guard foundation.metadata.hasParent else {
+            guard locator != nil else { return }
             report.add(
-                .note, "the image names a parent but is not a differencing disk; the parent is ignored",
-                at: locator.offset.rawValue)
+                .note, "the image names a parent but is not a differencing disk; the parent is ignored", at: place)
             return
         }
-        do throws(ImageError) {
-            let reference = try VHDXParent.reference(foundation.view, locator)
-            if reference.identities.count > 1 {
-                report.add(
-                    .note, "the image accepts two parents: merging it into its parent was interrupted",
-                    at: locator.offset.rawValue)
-            }
-        } catch {
-            guard error.kind == .malformed || error.kind == .corrupt else { throw error }
+        let parent = try VHDXParent(foundation.view, locator)
+        report.add(parent.faults, at: place)
+        if parent.reference.identities.count > 1 {
             report.add(
-                .corruption, error.what, at: error.offset ?? locator.offset.rawValue, detail: error.detail)
+                .note, "the image accepts two parents: merging it into its parent was interrupted", at: place)
         }
     }
 }

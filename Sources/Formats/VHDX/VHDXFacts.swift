@@ -3,12 +3,13 @@ internal import Storage
 
 /// What `platter info` shows of a VHDX.
 extension VHDXFoundation {
-    /// The shape of the disk. Throws `.io`.
-    func shape() throws(ImageError) -> DiskShape {
+    /// The shape of the disk, whose parent is recorded as `parent`. Throws `.io`.
+    func shape(_ parent: VHDXParent?) throws(ImageError) -> DiskShape {
         DiskShape(
             virtualSize: metadata.virtualSize, allocationUnit: metadata.blockSize,
             logicalSectorSize: metadata.logicalSectorSize, physicalSectorSize: metadata.physicalSectorSize,
-            formatName: VHDX.name, subformat: subformat, identity: header.dataWriteGUID, remarks: remarks,
+            formatName: VHDX.name, subformat: subformat, identity: header.dataWriteGUID,
+            remarks: remarks + (parent?.faults ?? []).map(\.remark),
             facts: try facts())
     }
 

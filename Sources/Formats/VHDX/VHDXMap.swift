@@ -46,15 +46,12 @@ final class VHDXDriver: FormatDriver {
             lookup = VHDXLookup(table: table, regions: foundation.regions, view: view, cache: cache)
             writer = nil
         }
-        if foundation.metadata.hasParent, let locator = foundation.metadata.locator {
-            parent = try VHDXParent.reference(foundation.view, locator)
-        } else {
-            parent = nil
-        }
+        let below = foundation.metadata.hasParent ? try VHDXParent(foundation.view, foundation.metadata.locator) : nil
+        parent = below?.reference
         var files: [any Storage] = [foundation.storage]
         if let replay = foundation.replay { files.append(replay) }
         self.files = files
-        shape = try foundation.shape()
+        shape = try foundation.shape(below)
     }
 
     func map(_ detail: MapDetail, into runs: inout ExtentList) throws(ImageError) {

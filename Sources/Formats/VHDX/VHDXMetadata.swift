@@ -62,9 +62,6 @@ struct VHDXMetadata {
         diskID = GUID(id.span.bytes, at: 0)
         locator = table.items[.parentLocator]
         unknownCount = table.unknownCount
-        guard !hasParent || locator != nil else {
-            throw ImageError(.malformed, "the disk has a parent but no parent locator that says which")
-        }
     }
 }
 

@@ -2,7 +2,9 @@ internal import Bytes
 internal import Storage
 
 /// The parent locator: how a differencing disk names the disk below it ([MS-VHDX] 2.6.2.6).
-enum VHDXParent {
+///
+/// What is wrong with it does not keep the image from being looked at: what is left is used.
+struct VHDXParent {
     /// The size of what precedes the entries, in bytes.
     static let headBytes = 20
     private static let maximumPairs = 256
@@ -10,71 +12,83 @@ enum VHDXParent {
     /// B04AEFB7-D19E-4A81-B789-25B8E9445913: a VHDX below a VHDX, the only kind that is defined.
     static let locatorType = GUID(low: 0x4A81_D19E_B04A_EFB7, high: 0x1359_44E9_B825_89B7)
 
-    /// Reads the locator at `item`. Throws `.malformed`, `.unsupported` for another type of locator, and `.io`.
-    static func reference(_ storage: any Storage, _ item: VHDXItem) throws(ImageError) -> ParentReference {
-        let pairs = try pairs(try storage.bytes(at: item.offset, count: item.length))
+    /// The parent, as far as the image says what it is.
+    private(set) var reference = ParentReference(paths: [], format: VHDX.name, identities: ParentReference.unrecorded)
+    /// What of it is missing or cannot be used.
+    private(set) var faults: [ParentFault] = []
+    private var pairs: [String: String] = [:]
+
+    /// Reads the locator at `item`, nil where the image has none. Throws `.io`, and `.corrupt` where the file ends early.
+    init(_ storage: any Storage, _ item: VHDXItem?) throws(ImageError) {
+        guard let item else {
+            fault("the disk has a parent but no parent locator that says which")
+            return
+        }
+        readPairs(try storage.bytes(at: item.offset, count: item.length))
         // The order of [MS-VHDX] 2.6.2.6.3.
-        let recorded = ["relative_path", "volume_path", "absolute_win32_path"].compactMap { pairs[$0] }
-        guard !recorded.isEmpty else {
-            throw ImageError(.malformed, "the parent locator has no path to the parent", at: item.offset.rawValue)
+        reference.recorded = ["relative_path", "volume_path", "absolute_win32_path"].compactMap { pairs[$0] }
+        reference.paths = reference.recorded.map(WindowsPath.path)
+        if reference.paths.isEmpty { fault("the parent locator has no path to the parent") }
+        var identities: [GUID] = []
+        if let linkage = pairs["parent_linkage"] {
+            if let guid = identity(linkage) { identities.append(guid) }
+        } else {
+            fault("the parent locator does not say how to recognise the parent (parent_linkage)")
         }
-        guard let linkage = pairs["parent_linkage"] else {
-            throw ImageError(.malformed, "the parent locator does not say how to recognise the parent (parent_linkage)")
-        }
-        var identities = [try identity(linkage)]
         // While a merge is under way the parent may carry either of two identifiers; all zeros stand for none.
-        if let second = pairs["parent_linkage2"] {
-            let guid = try identity(second)
-            if guid != .zero { identities.append(guid) }
-        }
-        return ParentReference(
-            paths: recorded.map(WindowsPath.path), recorded: recorded, format: VHDX.name, identities: identities)
+        if let second = pairs["parent_linkage2"], let guid = identity(second) { identities.append(guid) }
+        identities.removeAll { $0 == .zero }
+        if !identities.isEmpty { reference.identities = identities }
     }
 
-    private static func identity(_ text: String) throws(ImageError) -> GUID {
-        guard let guid = GUID(microsoft: text) else {
-            throw ImageError(.malformed, "the parent locator holds a linkage that is no GUID", detail: text)
-        }
+    private mutating func fault(_ what: StaticString, _ detail: String? = nil) {
+        faults.append(ParentFault(what: what, detail: detail))
+    }
+
+    private mutating func identity(_ text: String) -> GUID? {
+        let guid = GUID(microsoft: text)
+        if guid == nil { fault("the parent locator holds a linkage that is no GUID", text) }
         return guid
     }
 
-    private static func pairs(_ locator: [UInt8]) throws(ImageError) -> [String: String] {
+    private mutating func readPairs(_ locator: [UInt8]) {
         let span = locator.span.bytes
-        guard locator.count >= headBytes else { throw ImageError(.malformed, "the parent locator is too short") }
+        guard locator.count >= Self.headBytes else { return fault("the parent locator is too short") }
         let type = GUID(span, at: 0)
-        guard type == locatorType else {
-            throw ImageError(.unsupported, "the parent locator is of an unknown type", detail: type.microsoftText)
+        guard type == Self.locatorType else {
+            return fault("the parent locator is of an unknown type", type.microsoftText)
         }
         let count = Int(span.little(UInt16.self, at: 18))
-        guard count <= maximumPairs, headBytes + count * 12 <= locator.count else {
-            throw ImageError(.malformed, "the parent locator has too many entries", detail: "\(count)")
+        guard count <= Self.maximumPairs, Self.headBytes + count * 12 <= locator.count else {
+            return fault("the parent locator has too many entries", "\(count)")
         }
-        var pairs: [String: String] = [:]
+        var twice: Set<String> = []
         for index in 0..<count {
-            let entry = headBytes + index * 12
-            let key = try text(
-                span, at: span.little(at: entry), length: span.little(at: entry + 8))
-            let value = try text(
-                span, at: span.little(at: entry + 4), length: span.little(at: entry + 10))
-            guard pairs.updateValue(value, forKey: key) == nil else {
-                throw ImageError(.malformed, "the parent locator has a key twice", detail: key)
+            let entry = Self.headBytes + index * 12
+            let key = Self.text(span, at: span.little(at: entry), length: span.little(at: entry + 8))
+            let value = Self.text(span, at: span.little(at: entry + 4), length: span.little(at: entry + 10))
+            guard let key, let value else {
+                fault("the parent locator holds a string that is empty, has a NUL inside or lies outside it", key)
+                continue
             }
+            if pairs.updateValue(value, forKey: key) != nil { twice.insert(key) }
         }
-        return pairs
+        for key in twice.sorted() {
+            // Which of the two another program goes by cannot be known.
+            pairs[key] = nil
+            fault("the parent locator has a key twice", key)
+        }
     }
 
-    /// A UTF-16 string of the locator; `offset` and `length` in bytes, from its start.
-    private static func text(_ span: RawSpan, at offset: UInt32, length: UInt16) throws(ImageError) -> String {
+    /// A UTF-16 string of the locator; `offset` and `length` in bytes, from its start. Nil where it is none.
+    private static func text(_ span: RawSpan, at offset: UInt32, length: UInt16) -> String? {
         guard offset > 0, length > 0, length % 2 == 0, UInt64(offset) + UInt64(length) <= UInt64(span.byteCount) else {
-            throw ImageError(.malformed, "the parent locator holds a string that lies outside it")
+            return nil
         }
         var units: [UInt16] = []
         for index in 0..<(Int(length) / 2) { units.append(span.little(at: Int(offset) + index * 2)) }
         // Some writers end their strings like those of C.
         while units.last == 0 { units.removeLast() }
-        guard !units.isEmpty, !units.contains(0) else {
-            throw ImageError(.malformed, "the parent locator holds a string that is empty or has a NUL inside")
-        }
-        return String(decoding: units, as: UTF16.self)
+        return units.isEmpty || units.contains(0) ? nil : String(decoding: units, as: UTF16.self)
     }
 }

@@ -95,5 +95,9 @@ import Testing
         #expect(parent.format == nil)
         bytes.replaceSubrange(128..<132, with: Array("nb:x".utf8))
         #expect(try open(bytes).driver.parent?.paths == [ParentReference.Path(base: .elsewhere, text: "nb:x")])
+        bytes.replaceSubrange(128..<132, with: [0x70, 0xE9, 0x2E, 0x71])
+        let odd = try #require(open(bytes).driver.parent)
+        #expect(odd.paths.count == 1 && odd.paths[0].base == .elsewhere && odd.paths[0].refusal == "it is not UTF-8")
+        #expect(odd.recorded == ["p\u{FFFD}.q"])
     }
 }

@@ -162,12 +162,17 @@ import Testing
         #expect(parent.format == format)
     }
 
-    @Test func aBackingNameMustBeText() throws {
+    @Test func aBackingNameThatIsNoTextIsShownAndNotFollowed() throws {
         var builder = QCOW2Builder()
-        builder.backingName = [0x61, 0, 0x62]
-        #expect(builder.openFailure()?.kind == .malformed)
-        builder.backingName = [0xFF, 0xFE]
-        #expect(builder.openFailure()?.kind == .malformed)
+        for (bytes, text, word) in [
+            ([0x61, 0, 0x62], "a\u{FFFD}b", "zero byte"), ([0x70, 0xE9, 0x2E], "p\u{FFFD}.", "not UTF-8"),
+        ] as [([UInt8], String, String)] {
+            builder.backingName = bytes
+            let parent = try #require(try builder.open().driver.parent)
+            #expect(parent.recorded == [text] && parent.paths.count == 1)
+            #expect(parent.paths[0].base == .elsewhere && parent.paths[0].text == text)
+            #expect(parent.paths[0].refusal?.contains(word) == true, "\(parent.paths)")
+        }
         builder.backingName = [0x61, 0, 0]
         #expect(try builder.open().driver.parent?.paths.first?.text == "a")
         builder.backingName = []

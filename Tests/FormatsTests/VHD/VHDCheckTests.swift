@@ -168,6 +168,7 @@ struct VHDCheckTests {
         #expect(try Asking.faults(bytes) == ["corruption: the dynamic header's checksum is wrong"])
         let child = image {
             $0.type = 4
+            $0.parentName = VHDBuilder.utf16BE("p.vhd")
             $0.locators = [VHDBuilder.Locator(code: "W2ru", text: VHDBuilder.utf16LE("p.vhd"), offset: 1 << 40)]
         }
         #expect(try Asking.faults(child) == ["corruption: a parent locator lies outside the file"])

@@ -36,7 +36,7 @@ import Testing
             found == [
                 Path(base: .image, text: "../base/p.vhd"), Path(base: .windows, text: "C:/vm/p.vhd"),
                 Path(base: .host, text: "/Users/a b/p.vhd"), Path(base: .image, text: "./caf\u{E9}"),
-                Path(base: .windows, text: "D:/old/p.vhd"), Path(base: .image, text: "named.vhd"),
+                Path(base: .windows, text: "D:/old/p.vhd"), Path(base: .windows, text: "C:/vm/named.vhd"),
             ])
     }
 
@@ -99,9 +99,31 @@ import Testing
         #expect(local == [Path(base: .host, text: "/p.vhd")])
     }
 
-    @Test(arguments: ["http://host/p.vhd", "file://server/p.vhd", "file:///p%00.vhd", "p.vhd", "file:"])
-    func otherURLsNameNothing(text: String) {
-        #expect(Asking.refusal(image([Locator(code: "MacX", text: Array(text.utf8))]).bytes())?.kind == .malformed)
+    @Test(arguments: ["http://host/p.vhd", "file://server/p.vhd", "file:///p%00.vhd", "file:"])
+    func otherURLsNameNothing(text: String) throws {
+        let driver = try Asking.open(image([Locator(code: "MacX", text: Array(text.utf8))]).bytes())
+        #expect(driver.parent?.paths.isEmpty == true && driver.parent?.recorded == [text])
+        #expect(driver.shape.remarks == ["the differencing image names no parent"])
+    }
+
+    @Test func whatIsNoURLIsAPathOfThisMachine() throws {
+        for (text, base) in [
+            ("p.vhd", Path.Base.image), ("../a%20b\\c.vhd", .image), ("/srv/vm/p.vhd", .host),
+        ] {
+            #expect(try paths([Locator(code: "MacX", text: Array(text.utf8))]) == [Path(base: base, text: text)])
+        }
+    }
+
+    @Test func aNameInTheHeaderIsKeptWhole() throws {
+        for (name, path) in [
+            ("sub\\p.vhd", Path(base: .image, text: "sub/p.vhd")),
+            ("/abs/dir/p.vhd", Path(base: .host, text: "/abs/dir/p.vhd")),
+            ("C:\\vm\\p.vhd", Path(base: .windows, text: "C:/vm/p.vhd")),
+            ("..\\p.vhd", Path(base: .image, text: "../p.vhd")),
+        ] {
+            let parent = try #require(try Asking.open(image([], name: VHDBuilder.utf16BE(name)).bytes()).parent)
+            #expect(parent.paths == [path] && parent.recorded == [name])
+        }
     }
 
     @Test(arguments: [1, 8, 511, 512, 4096]) func spaceIsInSectorsOrBytes(space: UInt32) throws {
@@ -109,14 +131,28 @@ import Testing
         #expect(try paths([locator]) == [Path(base: .image, text: "p.vhd")])
     }
 
-    @Test func textLongerThanItsSpaceIsRefused() {
-        let locator = Locator(code: "W2ru", text: VHDBuilder.utf16LE("p.vhd"), space: 1, length: 514)
-        #expect(Asking.refusal(image([locator]).bytes())?.kind == .malformed)
-    }
-
-    @Test func oddLengthIsRefused() {
-        let locator = Locator(code: "W2ku", text: VHDBuilder.utf16LE("p.vhd"), length: 9)
-        #expect(Asking.refusal(image([locator]).bytes())?.kind == .malformed)
+    /// A damaged locator is left out; those beside it count.
+    @Test func damagedLocatorsAreLeftOut() throws {
+        let text = VHDBuilder.utf16LE("p.vhd")
+        for (locator, remark) in [
+            (
+                Locator(code: "W2ru", text: text, space: 1, length: 514),
+                "a parent locator is longer than its space: 514 bytes"
+            ),
+            (Locator(code: "W2ku", text: text, length: 9), "a parent locator in UTF-16 has an odd length: 9 bytes"),
+        ] {
+            let alone = try Asking.open(image([locator]).bytes())
+            #expect(alone.parent?.paths.isEmpty == true && alone.parent?.identities.count == 1)
+            #expect(alone.shape.remarks == [remark, "the differencing image names no parent"])
+            let good = Locator(code: "W2ru", text: VHDBuilder.utf16LE("good.vhd"))
+            let driver = try Asking.open(image([locator, good]).bytes())
+            #expect(driver.parent?.paths == [Path(base: .image, text: "good.vhd")])
+            #expect(driver.shape.remarks == [remark])
+            #expect(
+                try Asking.faults(image([locator, good]).bytes()) == [
+                    "corruption: " + remark.prefix { $0 != ":" }
+                ])
+        }
     }
 
     @Test func textOutsideTheFileIsRefused() {
@@ -127,8 +163,10 @@ import Testing
         #expect(Asking.refusal(image([wild]).bytes())?.kind == .corrupt)
     }
 
-    @Test(arguments: ["", ".", "..", "a\\.."]) func namelessParentIsRefused(name: String) {
-        #expect(Asking.refusal(image([], name: VHDBuilder.utf16BE(name)).bytes())?.kind == .malformed)
+    @Test(arguments: ["", ".", "..", "a\\.."]) func aNameOfNoFileIsNone(name: String) throws {
+        let driver = try Asking.open(image([], name: VHDBuilder.utf16BE(name)).bytes())
+        #expect(driver.parent?.paths.isEmpty == true && driver.parent?.recorded == (name.isEmpty ? [] : [name]))
+        #expect(driver.shape.remarks == ["the differencing image names no parent"])
     }
 
     @Test func dynamicImagesHaveNone() throws {
